@@ -1,0 +1,29 @@
+package banger
+
+import "time"
+
+// Kernel is one kernel bundle of the store: kernels/NAME/manifest.json.
+type Kernel struct {
+	Name          string    `json:"name"`
+	Distro        string    `json:"distro"`
+	Arch          string    `json:"arch"`           // as uname -m: x86_64, aarch64
+	KernelVersion string    `json:"kernel_version"` // as uname -r
+	SHA256        string    `json:"sha256"`         // of vmlinux, hex
+	Source        string    `json:"source"`         // where it came from, for instance deb:linux-image-6.1.0-56-cloud-amd64=6.1.192-2
+	ImportedAt    time.Time `json:"imported_at"`
+	Size          int64     `json:"size"` // bytes of vmlinux, initrd and modules together
+	// Features says for each driver that banger cares about whether it is
+	// "builtin" or a "module"; a driver that is missing has no entry.
+	Features map[string]string `json:"features"`
+	// Problem says why the record cannot be used; such a kernel is listed, never hidden.
+	Problem string `json:"problem,omitempty"`
+}
+
+// KernelOffer is one entry of the kernel catalog.
+type KernelOffer struct {
+	Name        string `json:"name"`
+	Distro      string `json:"distro"`
+	Arch        string `json:"arch"`
+	Description string `json:"description"`
+	State       string `json:"state"` // available or pulled
+}

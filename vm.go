@@ -1,0 +1,68 @@
+package banger
+
+import "time"
+
+// VMState is where a VM stands in its life cycle.
+type VMState string
+
+// The states of a VM; docs/ARCHITECTURE.md draws the transitions.
+const (
+	Created  VMState = "created"  // made, never started
+	Starting VMState = "starting" // the VMM runs, the agent has not answered yet
+	Running  VMState = "running"  // the agent answered
+	Stopping VMState = "stopping" // asked to stop, the VMM is still there
+	Stopped  VMState = "stopped"  // ended as asked, or by the guest itself
+	Failed   VMState = "failed"   // ended in a way nobody asked for; Reason says how
+	Broken   VMState = "broken"   // its record cannot be read; Problem says why
+)
+
+// VMSpec is what the user asks for. The zero value of a field means the default.
+type VMSpec struct {
+	Name   string `json:"name,omitempty"`
+	Image  string `json:"image"`
+	Kernel string `json:"kernel,omitempty"` // default: the image's, else the catalog's first
+	CPUs   int    `json:"cpus,omitempty"`
+	Memory int64  `json:"memory,omitempty"` // bytes
+	Disk   int64  `json:"disk,omitempty"`   // bytes, size of the private disk (sparse)
+	Init   string `json:"init,omitempty"`   // auto, banger or systemd
+	Net    string `json:"net,omitempty"`    // nat or none
+	Accel  string `json:"accel,omitempty"`  // auto, kvm or tcg
+}
+
+// VM is one machine: vms/ID/vm.json.
+type VM struct {
+	ID        string    `json:"id"` // 12 hex digits
+	Name      string    `json:"name"`
+	Spec      VMSpec    `json:"spec"` // with every default filled in
+	State     VMState   `json:"state"`
+	Reason    string    `json:"reason,omitempty"` // why it is in that state
+	CreatedAt time.Time `json:"created_at"`
+	StartedAt time.Time `json:"started_at,omitzero"`
+	StoppedAt time.Time `json:"stopped_at,omitzero"`
+
+	Machine *Machine `json:"machine,omitempty"` // while started
+	Owner   *Process `json:"owner,omitempty"`   // the VM is removed when this process ends
+	Console string   `json:"console"`           // path of the console log
+	Agent   string   `json:"agent"`             // path of the CONNECT socket of the guest agent
+	HostKey string   `json:"host_key"`          // public SSH host key, authorized_keys format
+
+	// Problem says why the record cannot be used; such a VM is listed, never hidden.
+	Problem string `json:"problem,omitempty"`
+}
+
+// Machine tells how a started VM is run.
+type Machine struct {
+	Driver      string  `json:"driver"` // qemu
+	Version     string  `json:"version"`
+	Accel       string  `json:"accel"`        // kvm or tcg
+	AccelReason string  `json:"accel_reason"` // why that accelerator
+	VMM         Process `json:"vmm"`
+	Shim        Process `json:"shim"`
+	BootID      string  `json:"boot_id"` // of the host's boot, from /proc/sys/kernel/random/boot_id
+}
+
+// Process names one process for good: a pid alone may be used again.
+type Process struct {
+	PID       int    `json:"pid"`
+	StartTime uint64 `json:"start_time"` // clock ticks since boot, field 22 of /proc/PID/stat
+}
