@@ -1,0 +1,177 @@
+package banger
+
+import "context"
+
+// NameRequest names one object: a kernel, an image, or a VM by its name, its
+// ID or an unambiguous prefix of at least four digits of its ID.
+type NameRequest struct {
+	Name  string `json:"name"`
+	Force bool   `json:"force,omitempty"`
+}
+
+// KernelPullRequest asks for a kernel of the catalog.
+type KernelPullRequest struct {
+	Name  string `json:"name"`
+	Force bool   `json:"force,omitempty"` // replace one that is there
+}
+
+// ImagePullRequest asks for an image of the catalog or of a registry.
+type ImagePullRequest struct {
+	Ref    string `json:"ref"`              // catalog name or registry reference
+	Name   string `json:"name,omitempty"`   // default: the catalog name, or repository-tag
+	Kernel string `json:"kernel,omitempty"` // the kernel that the image is to prefer
+	Force  bool   `json:"force,omitempty"`  // replace one that is there
+}
+
+// VMCreateRequest asks for a new VM.
+type VMCreateRequest struct {
+	Spec    VMSpec `json:"spec"`
+	NoStart bool   `json:"no_start,omitempty"`
+	// Ephemeral ties the VM to the calling process: it is removed when that
+	// process ends, however it ends.
+	Ephemeral bool `json:"ephemeral,omitempty"`
+}
+
+// VMStopRequest asks for the end of a VM's machine.
+type VMStopRequest struct {
+	Name    string `json:"name"`
+	Seconds int    `json:"seconds,omitempty"` // grace before it is killed, default 10
+	Force   bool   `json:"force,omitempty"`   // kill at once
+}
+
+// VersionInfo tells which daemon answers.
+type VersionInfo struct {
+	Version string `json:"version"`
+	Build   string `json:"build"` // content ID of the binary
+	PID     int    `json:"pid"`
+}
+
+// SystemInfo is what banger knows of itself and its host.
+type SystemInfo struct {
+	VersionInfo
+	Root    string   `json:"root"`
+	Cache   string   `json:"cache"`
+	Run     string   `json:"run"`
+	Kernels int      `json:"kernels"`
+	Images  int      `json:"images"`
+	VMs     int      `json:"vms"`
+	Running int      `json:"running"`
+	Drivers []Driver `json:"drivers"`
+}
+
+// Driver is one way to run machines on this host.
+type Driver struct {
+	Name        string `json:"name"`
+	Path        string `json:"path,omitempty"`
+	Version     string `json:"version,omitempty"`
+	Accel       string `json:"accel,omitempty"`
+	AccelReason string `json:"accel_reason,omitempty"`
+	Problem     string `json:"problem,omitempty"` // why it cannot be used
+}
+
+// KernelList lists the kernels of the store, also those with a bad record.
+func (c *Client) KernelList(ctx context.Context) ([]Kernel, error) {
+	return call[[]Kernel](ctx, c, "kernel.list", nil)
+}
+
+// KernelCatalog lists what KernelPull can get.
+func (c *Client) KernelCatalog(ctx context.Context) ([]KernelOffer, error) {
+	return call[[]KernelOffer](ctx, c, "kernel.catalog", nil)
+}
+
+// KernelShow describes one kernel. Kinds: not_found, conflict (bad record).
+func (c *Client) KernelShow(ctx context.Context, name string) (Kernel, error) {
+	return call[Kernel](ctx, c, "kernel.show", NameRequest{Name: name})
+}
+
+// KernelPull gets a kernel of the catalog. Kinds: not_found, exists, unavailable, exhausted.
+func (c *Client) KernelPull(ctx context.Context, r KernelPullRequest, progress func(Progress)) (Kernel, error) {
+	return stream[Kernel](ctx, c, "kernel.pull", r, progress)
+}
+
+// KernelDelete removes a kernel. Kinds: not_found, conflict (in use, without Force).
+func (c *Client) KernelDelete(ctx context.Context, r NameRequest) error {
+	return c.Call(ctx, "kernel.delete", r, nil)
+}
+
+// ImageList lists the images of the store, also those with a bad record.
+func (c *Client) ImageList(ctx context.Context) ([]Image, error) {
+	return call[[]Image](ctx, c, "image.list", nil)
+}
+
+// ImageCatalog lists what ImagePull knows by name.
+func (c *Client) ImageCatalog(ctx context.Context) ([]ImageOffer, error) {
+	return call[[]ImageOffer](ctx, c, "image.catalog", nil)
+}
+
+// ImageShow describes one image. Kinds: not_found, conflict (bad record).
+func (c *Client) ImageShow(ctx context.Context, name string) (Image, error) {
+	return call[Image](ctx, c, "image.show", NameRequest{Name: name})
+}
+
+// ImagePull makes an image from the catalog or a registry. Kinds: not_found, exists, invalid, unavailable, exhausted.
+func (c *Client) ImagePull(ctx context.Context, r ImagePullRequest, progress func(Progress)) (Image, error) {
+	return stream[Image](ctx, c, "image.pull", r, progress)
+}
+
+// ImageDelete removes an image. Kinds: not_found, conflict (in use).
+func (c *Client) ImageDelete(ctx context.Context, r NameRequest) error {
+	return c.Call(ctx, "image.delete", r, nil)
+}
+
+// VMList lists the VMs, also those with a bad record.
+func (c *Client) VMList(ctx context.Context) ([]VM, error) {
+	return call[[]VM](ctx, c, "vm.list", nil)
+}
+
+// VMShow describes one VM. Kinds: not_found, invalid (ambiguous ID prefix).
+func (c *Client) VMShow(ctx context.Context, name string) (VM, error) {
+	return call[VM](ctx, c, "vm.show", NameRequest{Name: name})
+}
+
+// VMCreate makes a VM and, unless told otherwise, starts it and waits until it
+// is reachable; if that goes wrong, nothing is left of it.
+// Kinds: not_found (image, kernel), exists (name), invalid, unsupported, unavailable, exhausted.
+func (c *Client) VMCreate(ctx context.Context, r VMCreateRequest, progress func(Progress)) (VM, error) {
+	return stream[VM](ctx, c, "vm.create", r, progress)
+}
+
+// VMStart starts a VM and waits until it is reachable. One that runs is left as it is.
+func (c *Client) VMStart(ctx context.Context, name string, progress func(Progress)) (VM, error) {
+	return stream[VM](ctx, c, "vm.start", NameRequest{Name: name}, progress)
+}
+
+// VMStop stops a VM and waits until it has ended. One that does not run is left as it is.
+func (c *Client) VMStop(ctx context.Context, r VMStopRequest) (VM, error) {
+	return call[VM](ctx, c, "vm.stop", r)
+}
+
+// VMDelete removes a VM with its disk. Kinds: not_found, conflict (it runs, without Force).
+func (c *Client) VMDelete(ctx context.Context, r NameRequest) error {
+	return c.Call(ctx, "vm.delete", r, nil)
+}
+
+// SystemVersion tells which daemon answers.
+func (c *Client) SystemVersion(ctx context.Context) (VersionInfo, error) {
+	return call[VersionInfo](ctx, c, "system.version", nil)
+}
+
+// SystemInfo describes the daemon and its host.
+func (c *Client) SystemInfo(ctx context.Context) (SystemInfo, error) {
+	return call[SystemInfo](ctx, c, "system.info", nil)
+}
+
+// SystemShutdown ends the daemon; VMs run on. Kind: conflict (busy, without Force).
+func (c *Client) SystemShutdown(ctx context.Context, r NameRequest) error {
+	return c.Call(ctx, "system.shutdown", r, nil)
+}
+
+func call[T any](ctx context.Context, c *Client, name string, in any) (out T, err error) {
+	err = c.Call(ctx, name, in, &out)
+	return out, err
+}
+
+func stream[T any](ctx context.Context, c *Client, name string, in any, progress func(Progress)) (out T, err error) {
+	err = c.Stream(ctx, name, in, &out, progress)
+	return out, err
+}

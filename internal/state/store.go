@@ -1,0 +1,196 @@
+package state
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"banger"
+)
+
+const (
+	tmpPrefix   = ".tmp-"   // being made; removed when the daemon starts
+	trashPrefix = ".trash-" // being removed; removed when the daemon starts
+)
+
+// Store is a directory of records: one folder per name with a record in it. A
+// folder appears complete, by a rename, and goes the same way.
+type Store[T any] struct {
+	Dir  string
+	File string // name of the record in each folder
+	Noun string // for errors: kernel, image, vm
+	// Broken makes the entry that stands for a record that cannot be read.
+	Broken func(name, problem string) T
+}
+
+// Path is the folder of name, or a file in it.
+func (s Store[T]) Path(name string, file ...string) string {
+	return filepath.Join(append([]string{s.Dir, name}, file...)...)
+}
+
+// Get reads one record. An unknown name is a NotFound error with the nearest
+// name as its hint; a bad record is a Conflict error that says what is wrong.
+func (s Store[T]) Get(name string) (T, error) {
+	var v T
+	if err := ValidateName(s.Noun, name); err != nil {
+		return v, err
+	}
+	err := ReadRecord(s.Path(name, s.File), &v)
+	if errors.Is(err, fs.ErrNotExist) && !exists(s.Path(name)) {
+		return v, s.Missing(name)
+	}
+	if err != nil {
+		return v, banger.Errorf(banger.Conflict, "read %s %q: %w", s.Noun, name, err).
+			WithHint("banger %s rm %s", s.Noun, name)
+	}
+	return v, nil
+}
+
+// Missing is the NotFound error for name, with the nearest known name as its hint.
+func (s Store[T]) Missing(name string, others ...string) *banger.Error {
+	err := banger.Errorf(banger.NotFound, "no %s named %q", s.Noun, name)
+	names, _ := s.Names()
+	if near := Nearest(name, append(names, others...)); near != "" {
+		return err.WithHint("did you mean %s?", near)
+	}
+	return err.WithHint("banger %s ls", s.Noun)
+}
+
+// Has reports whether there is a folder of that name, whatever its record says.
+func (s Store[T]) Has(name string) bool {
+	return ValidateName(s.Noun, name) == nil && exists(s.Path(name))
+}
+
+// Names lists the folders in the order of their names.
+func (s Store[T]) Names() ([]string, error) {
+	entries, err := os.ReadDir(s.Dir)
+	if err != nil {
+		return nil, fmt.Errorf("list %ss: %w", s.Noun, err)
+	}
+	var names []string
+	for _, e := range entries {
+		if e.IsDir() && !strings.HasPrefix(e.Name(), ".") {
+			names = append(names, e.Name())
+		}
+	}
+	return names, nil
+}
+
+// List reads every record; a bad one is listed with its problem.
+func (s Store[T]) List() ([]T, error) {
+	names, err := s.Names()
+	if err != nil {
+		return nil, err
+	}
+	list := make([]T, 0, len(names))
+	for _, name := range names {
+		v, err := s.Get(name)
+		if err != nil {
+			v = s.Broken(name, err.Error())
+		}
+		list = append(list, v)
+	}
+	return list, nil
+}
+
+// Stage makes the folder in which a new entry is put together.
+func (s Store[T]) Stage() (string, error) {
+	dir, err := os.MkdirTemp(s.Dir, tmpPrefix)
+	if err != nil {
+		return "", Classify(fmt.Errorf("stage %s: %w", s.Noun, err))
+	}
+	return dir, nil
+}
+
+// Commit writes the record into the staged folder and gives it its name. An
+// entry of that name is an Exists error unless replace is set; then the old
+// one stays whole until the new one is there.
+func (s Store[T]) Commit(stage, name string, v T, replace bool) error {
+	if err := ValidateName(s.Noun, name); err != nil {
+		return err
+	}
+	if err := WriteRecord(filepath.Join(stage, s.File), v); err != nil {
+		return err
+	}
+	if exists(s.Path(name)) {
+		if !replace {
+			return banger.Errorf(banger.Exists, "a %s named %q is already there", s.Noun, name)
+		}
+		return s.swap(stage, name)
+	}
+	if err := os.Rename(stage, s.Path(name)); err != nil {
+		return fmt.Errorf("commit %s %q: %w", s.Noun, name, err)
+	}
+	return SyncDir(s.Dir)
+}
+
+// swap puts the staged folder in the place of the old one at one instant.
+func (s Store[T]) swap(stage, name string) error {
+	err := unix.Renameat2(unix.AT_FDCWD, stage, unix.AT_FDCWD, s.Path(name), unix.RENAME_EXCHANGE)
+	if err != nil {
+		return fmt.Errorf("replace %s %q: %w", s.Noun, name, err)
+	}
+	if err := SyncDir(s.Dir); err != nil {
+		return err
+	}
+	return os.RemoveAll(stage) // the old one
+}
+
+// Delete removes an entry, also one whose record is bad.
+func (s Store[T]) Delete(name string) error {
+	if err := ValidateName(s.Noun, name); err != nil {
+		return err
+	}
+	if !exists(s.Path(name)) {
+		return s.Missing(name)
+	}
+	trash, err := s.trash(name)
+	if err != nil {
+		return err
+	}
+	if err := os.RemoveAll(trash); err != nil {
+		return fmt.Errorf("delete %s %q: %w", s.Noun, name, err)
+	}
+	return nil
+}
+
+// trash moves an entry out of sight, so that it is gone at one instant.
+func (s Store[T]) trash(name string) (string, error) {
+	dir, err := os.MkdirTemp(s.Dir, trashPrefix)
+	if err != nil {
+		return "", Classify(fmt.Errorf("delete %s %q: %w", s.Noun, name, err))
+	}
+	if err := os.Rename(s.Path(name), filepath.Join(dir, name)); err != nil {
+		_ = os.Remove(dir)
+		return "", fmt.Errorf("delete %s %q: %w", s.Noun, name, err)
+	}
+	return dir, SyncDir(s.Dir)
+}
+
+// Sweep removes what a crash left half made or half removed.
+func (s Store[T]) Sweep() error { return SweepDir(s.Dir) }
+
+// SweepDir removes the leftovers of a crash from one directory.
+func SweepDir(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return fmt.Errorf("sweep: %w", err)
+	}
+	var errs []error
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), tmpPrefix) || strings.HasPrefix(e.Name(), trashPrefix) {
+			errs = append(errs, os.RemoveAll(filepath.Join(dir, e.Name())))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
+}
