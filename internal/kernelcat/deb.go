@@ -1,0 +1,277 @@
+package kernelcat
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"banger"
+	"banger/internal/hostcmd"
+)
+
+// Bounds on the walk from a meta package to what it stands for.
+const (
+	maxPackages = 8
+	// A meta package installs a changelog and a copyright notice, at most.
+	metaSize = 1 << 20
+)
+
+// deb is one package, as the archive describes it.
+type deb struct {
+	name, version string
+	size          int64 // bytes of the .deb
+	installed     int64 // bytes when unpacked
+	depends       []want
+}
+
+// want is a package another one depends on; version may be empty.
+type want struct{ name, version string }
+
+func (w want) String() string {
+	if w.version == "" {
+		return w.name
+	}
+	return w.name + "=" + w.version
+}
+
+// fillFromDeb gets the packages of a kernel through the host's apt, installs
+// nothing, and unpacks them into b. It returns the source for the record.
+func (p *puller) fillFromDeb(ctx context.Context, d Deb, tmp string, b *bundle) (string, error) {
+	if !packageName.MatchString(d.Package) || !packageName.MatchString(d.Suite) {
+		return "", banger.Errorf(banger.Invalid, "the catalog names the package %q of %q", d.Package, d.Suite)
+	}
+	arch := debArchs[p.entry.Arch]
+	if arch == "" {
+		return "", banger.Errorf(banger.Unsupported, "Debian packages for %s are not known to banger", p.entry.Arch)
+	}
+	keyring, err := p.keyring()
+	if err != nil {
+		return "", err
+	}
+	p.report("find "+d.Package, 0, 0)
+	a, debs, err := findDebs(ctx, d, tmp, arch, keyring)
+	if err != nil {
+		return "", fmt.Errorf("find %s in %s: %w", d.Package, d.Suite, err)
+	}
+	files, err := a.download(ctx, debs, filepath.Join(tmp, "debs"), p.report)
+	if err != nil {
+		return "", err
+	}
+	source := ""
+	for i, d := range debs {
+		had := b.vmlinuzSize
+		if err := p.unpackDeb(ctx, d, files[i], b); err != nil {
+			return "", fmt.Errorf("unpack %s: %w", d.name, err)
+		}
+		if source == "" || b.vmlinuzSize > had {
+			source = "deb:" + d.name + "=" + d.version
+		}
+	}
+	return source, nil
+}
+
+// keyring is the host's copy of the archive's keys. The entry, not the host,
+// says who signs: a mirror named by the host is held to the same keys.
+func (p *puller) keyring() (string, error) {
+	for _, k := range p.keyrings {
+		if _, err := os.Stat(k); err == nil {
+			return k, nil
+		}
+	}
+	return "", banger.Errorf(banger.Unavailable, "the keys of Debian's archive are not on this host").
+		WithHint("apt-get install -y --no-install-recommends debian-archive-keyring")
+}
+
+// findDebs finds the packages of a kernel with the mirrors that the host uses
+// for the suite, and failing that with Debian's own.
+func findDebs(ctx context.Context, d Deb, tmp, arch, keyring string) (*apt, []deb, error) {
+	tries := [][]mirror{defaultMirrors(d.Suite)}
+	if host := hostMirrors(ctx, d.Suite); host != nil && !slices.Equal(host, tries[0]) {
+		tries = [][]mirror{host, tries[0]}
+	}
+	var first error
+	for i, mirrors := range tries {
+		a, err := newApt(filepath.Join(tmp, "apt"+strconv.Itoa(i)), arch, keyring, mirrors)
+		if err != nil {
+			return nil, nil, err
+		}
+		if err = a.update(ctx); err == nil {
+			var debs []deb
+			if debs, err = a.resolve(ctx, d.Package); err == nil {
+				return a, debs, nil
+			}
+		}
+		if first == nil {
+			first = err
+		}
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	return nil, nil, first
+}
+
+// resolve follows a meta package to the packages that hold kernel and modules.
+func (a *apt) resolve(ctx context.Context, pkg string) ([]deb, error) {
+	var debs []deb
+	todo := []want{{name: pkg}}
+	for seen := 0; seen < len(todo); seen++ {
+		if seen == maxPackages {
+			return nil, banger.Errorf(banger.Invalid, "%s depends on more than %d kernel packages", pkg, maxPackages)
+		}
+		d, err := a.show(ctx, todo[seen])
+		if err != nil {
+			return nil, err
+		}
+		if d.installed >= metaSize {
+			debs = append(debs, d)
+		}
+		for _, w := range d.depends {
+			if !slices.ContainsFunc(todo, func(t want) bool { return t.name == w.name }) {
+				todo = append(todo, w)
+			}
+		}
+	}
+	if len(debs) == 0 {
+		return nil, banger.Errorf(banger.NotFound, "%s neither is a kernel nor depends on one", pkg)
+	}
+	return debs, nil
+}
+
+// show reads what the archive says about a package.
+func (a *apt) show(ctx context.Context, w want) (deb, error) {
+	var out bytes.Buffer
+	c := hostcmd.Cmd{Path: "apt-cache", Args: []string{"show", "--no-all-versions", w.String()}, Stdout: &out}
+	if err := a.run(ctx, c); err != nil {
+		return deb{}, err
+	}
+	d := parseStanza(out.String())
+	if d.name != w.name || w.version != "" && d.version != w.version || !packageVersion.MatchString(d.version) {
+		return deb{}, banger.Errorf(banger.NotFound, "the archive has no package %s", w)
+	}
+	return d, nil
+}
+
+// parseStanza reads the first stanza of a Packages file.
+// Format: deb-control(5) and Debian policy, chapter 5.
+func parseStanza(s string) deb {
+	var d deb
+	s, _, _ = strings.Cut(s, "\n\n")
+	for line := range strings.SplitSeq(s, "\n") {
+		key, value, _ := strings.Cut(line, ":")
+		value = strings.TrimSpace(value)
+		switch key {
+		case "Package":
+			d.name = value
+		case "Version":
+			d.version = value
+		case "Size":
+			d.size, _ = strconv.ParseInt(value, 10, 64)
+		case "Installed-Size": // in KiB
+			kib, _ := strconv.ParseInt(value, 10, 32)
+			d.installed = kib << 10
+		case "Depends", "Pre-Depends":
+			d.depends = append(d.depends, kernelDepends(value)...)
+		}
+	}
+	return d
+}
+
+// kernelDepends keeps those dependencies that are kernel packages, the first
+// of alternatives, and their versions where one exact version is asked for.
+func kernelDepends(s string) []want {
+	var wants []want
+	for dep := range strings.SplitSeq(s, ",") {
+		dep, _, _ = strings.Cut(dep, "|")
+		name, relation, _ := strings.Cut(strings.TrimSpace(dep), " ")
+		if !strings.HasPrefix(name, "linux-image-") && !strings.HasPrefix(name, "linux-modules-") || !packageName.MatchString(name) {
+			continue
+		}
+		w := want{name: name}
+		if v, ok := strings.CutPrefix(relation, "(= "); ok {
+			v = strings.TrimSuffix(v, ")")
+			if !packageVersion.MatchString(v) {
+				continue
+			}
+			w.version = v
+		}
+		wants = append(wants, w)
+	}
+	return wants
+}
+
+// download gets the packages into dir, checked by apt, and returns their files.
+func (a *apt) download(ctx context.Context, debs []deb, dir string, report func(step string, done, total int64)) ([]string, error) {
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return nil, err
+	}
+	files := make([]string, 0, len(debs))
+	for _, d := range debs {
+		step := fmt.Sprintf("download %s (%d MB)", d.name, (d.size+500_000)/1_000_000)
+		report(step, 0, d.size)
+		// apt writes "dlstatus:FILE:PERCENT:TEXT" lines to that descriptor.
+		status := &lines{each: func(line string) {
+			if f := strings.SplitN(line, ":", 4); len(f) == 4 && f[0] == "dlstatus" {
+				if percent, err := strconv.ParseFloat(f[2], 64); err == nil && percent >= 0 && percent <= 100 {
+					report(step, int64(float64(d.size)*percent/100), d.size)
+				}
+			}
+		}}
+		c := hostcmd.Cmd{Path: "apt-get", Dir: dir, Stdout: status,
+			Args: []string{"-q", "-o", "APT::Status-Fd=1", "download", d.name + "=" + d.version}}
+		if err := a.run(ctx, c); err != nil {
+			return nil, fmt.Errorf("download %s: %w", d.name, err)
+		}
+		found, err := filepath.Glob(filepath.Join(dir, d.name+"_*.deb"))
+		if err != nil || len(found) != 1 {
+			return nil, banger.Errorf(banger.Unavailable, "download %s: apt left %d files", d.name, len(found))
+		}
+		files = append(files, found[0])
+	}
+	return files, nil
+}
+
+// unpackDeb streams a package's content into the bundle.
+func (p *puller) unpackDeb(ctx context.Context, d deb, file string, b *bundle) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	pr, pw := io.Pipe()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		// The reader sees dpkg-deb's error where it would see the end.
+		pw.CloseWithError(hostcmd.Run(ctx, hostcmd.Cmd{Path: "dpkg-deb", Args: []string{"--fsys-tarfile", file}, Stdout: pw}))
+	}()
+	step := "unpack " + d.name
+	p.report(step, 0, d.installed)
+	err := b.addTar(&meter{r: pr, every: reportEvery, report: func(n int64) { p.report(step, n, max(n, d.installed)) }})
+	pr.CloseWithError(err)
+	cancel()
+	<-done
+	return err
+}
+
+// reportEvery is how many bytes go by between two reports of progress.
+const reportEvery = 4 << 20
+
+// meter reports how much was read through it, each so many bytes.
+type meter struct {
+	r        io.Reader
+	n, every int64
+	report   func(n int64)
+}
+
+func (m *meter) Read(p []byte) (int, error) {
+	n, err := m.r.Read(p)
+	before := m.n / m.every
+	if m.n += int64(n); m.n/m.every != before {
+		m.report(m.n)
+	}
+	return n, err
+}

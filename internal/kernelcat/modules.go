@@ -1,0 +1,265 @@
+package kernelcat
+
+import (
+	"bufio"
+	"bytes"
+	"compress/gzip"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"strings"
+
+	"github.com/klauspost/compress/zstd"
+
+	"banger"
+)
+
+// maxModule bounds an unpacked module; Debian's largest is 9 MB.
+const maxModule = 256 << 20
+
+// builtinFile lists the modules that are part of vmlinux, one path a line.
+// Format: linux/Documentation/kbuild/kbuild.rst, modules.builtin.
+const builtinFile = "modules.builtin"
+
+// moduleTree is a kernel's modules folder, seen by module names.
+type moduleTree struct {
+	root    *os.Root
+	paths   map[string]string // path below root, by name
+	builtin map[string]bool
+}
+
+// moduleName is the name the kernel knows a module by: '-' is '_' there.
+func moduleName(s string) string { return strings.ReplaceAll(s, "-", "_") }
+
+// splitModule takes a module's file name apart: the module's name and the
+// compression of the file. It is not ok for a file that is no module.
+func splitModule(file string) (name, packing string, ok bool) {
+	for _, packing = range []string{"", ".zst", ".gz", ".xz"} {
+		if base, ok := strings.CutSuffix(file, ".ko"+packing); ok {
+			return moduleName(base), packing, true
+		}
+	}
+	return "", "", false
+}
+
+// openModules reads which modules there are; the caller closes root.
+func openModules(dir string) (*moduleTree, error) {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, fmt.Errorf("open kernel modules: %w", err)
+	}
+	t := &moduleTree{root: root, paths: make(map[string]string), builtin: make(map[string]bool)}
+	// The walk is in lexical order and the last file of a name stays, so
+	// updates/ goes before kernel/, as it does for depmod.
+	err = fs.WalkDir(root.FS(), ".", func(p string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		if name, _, ok := splitModule(d.Name()); ok {
+			t.paths[name] = p
+		}
+		return nil
+	})
+	if err == nil {
+		err = t.readBuiltin()
+	}
+	if err != nil {
+		root.Close()
+		return nil, fmt.Errorf("read kernel modules: %w", err)
+	}
+	return t, nil
+}
+
+// readBuiltin reads modules.builtin; a kernel without module support has none.
+func (t *moduleTree) readBuiltin() error {
+	f, err := t.root.Open(builtinFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	lines := bufio.NewScanner(f)
+	for lines.Scan() {
+		if name, _, ok := splitModule(path.Base(lines.Text())); ok {
+			t.builtin[name] = true
+		}
+	}
+	return lines.Err()
+}
+
+// has tells whether a module is "builtin", a "module", or "" for neither.
+func (t *moduleTree) has(name string) string {
+	switch name = moduleName(name); {
+	case t.builtin[name]:
+		return "builtin"
+	case t.paths[name] != "":
+		return "module"
+	}
+	return ""
+}
+
+// modinfo is what a module says it needs.
+type modinfo struct {
+	depends []string // by their symbols: loading fails without them
+	pre     []string // soft dependencies: to be loaded before, if they exist
+}
+
+// info reads a module's .modinfo section: strings "key=value", each ended by NUL.
+func (t *moduleTree) info(name string) (modinfo, error) {
+	file := t.paths[name]
+	b, err := t.read(file)
+	if err != nil {
+		return modinfo{}, fmt.Errorf("read module %s: %w", file, err)
+	}
+	f, err := openELF(bytes.NewReader(b), int64(len(b)))
+	if err != nil {
+		return modinfo{}, asInvalid(err, "read module %s", file)
+	}
+	section, err := f.section(".modinfo")
+	if err != nil {
+		return modinfo{}, asInvalid(err, "read module %s", file)
+	}
+	var m modinfo
+	for s := range strings.SplitSeq(string(section), "\x00") {
+		key, value, _ := strings.Cut(s, "=")
+		switch key {
+		case "depends":
+			for d := range strings.SplitSeq(value, ",") {
+				if d != "" {
+					m.depends = append(m.depends, moduleName(d))
+				}
+			}
+		case "softdep":
+			m.pre = append(m.pre, softPre(value)...)
+		}
+	}
+	return m, nil
+}
+
+// softPre takes the modules after "pre:" out of a softdep string, which looks
+// like "pre: a b post: c". Format: linux/include/linux/module.h, MODULE_SOFTDEP.
+func softPre(s string) []string {
+	var names []string
+	pre := false
+	for word := range strings.FieldsSeq(s) {
+		if strings.HasSuffix(word, ":") {
+			pre = word == "pre:"
+		} else if pre {
+			names = append(names, moduleName(word))
+		}
+	}
+	return names
+}
+
+// read returns the unpacked content of a module's file.
+func (t *moduleTree) read(file string) ([]byte, error) {
+	f, err := t.root.Open(file)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	r := io.Reader(f)
+	switch _, packing, _ := splitModule(path.Base(file)); packing {
+	case ".zst":
+		z, err := zstd.NewReader(f, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(maxModule))
+		if err != nil {
+			return nil, err
+		}
+		defer z.Close()
+		r = z
+	case ".gz":
+		if r, err = gzip.NewReader(f); err != nil {
+			return nil, err
+		}
+	case ".xz":
+		return nil, banger.Errorf(banger.Unsupported, "banger reads modules that are plain, gzip or zstd, this one is compressed with xz")
+	}
+	b, err := io.ReadAll(io.LimitReader(r, maxModule+1))
+	if err == nil && len(b) > maxModule {
+		err = banger.Errorf(banger.Invalid, "it is larger than %d bytes", maxModule)
+	}
+	return b, err
+}
+
+// ModuleOrder returns the files of the named modules and of all they depend
+// on, below modulesDir, each after those it depends on: the order to load them
+// in. It reads the modules themselves, so neither depmod nor kmod has to have
+// run. A module that is built in is left out; one that is neither is a NotFound
+// error. In names '-' and '_' are the same.
+func ModuleOrder(modulesDir string, names []string) ([]string, error) {
+	t, err := openModules(modulesDir)
+	if err != nil {
+		return nil, err
+	}
+	defer t.root.Close()
+	return t.order(names)
+}
+
+func (t *moduleTree) order(names []string) ([]string, error) {
+	o := ordering{tree: t, state: make(map[string]visit)}
+	for _, n := range names {
+		if err := o.add(moduleName(n), ""); err != nil {
+			return nil, err
+		}
+	}
+	return o.files, nil
+}
+
+// visit is how far a module has been put in order.
+type visit int
+
+const (
+	unseen visit = iota
+	open         // its dependencies are being added
+	done
+)
+
+// ordering puts modules in order, depth first.
+type ordering struct {
+	tree  *moduleTree
+	state map[string]visit
+	files []string
+}
+
+func (o *ordering) add(name, by string) error {
+	if o.tree.builtin[name] || o.state[name] == done {
+		return nil
+	}
+	if o.state[name] == open {
+		return banger.Errorf(banger.Invalid, "modules %s and %s depend on each other", by, name)
+	}
+	if o.tree.paths[name] == "" {
+		if by != "" {
+			return banger.Errorf(banger.NotFound, "the kernel has no module %s, which %s depends on", name, by)
+		}
+		return banger.Errorf(banger.NotFound, "the kernel has no module %s", name)
+	}
+	o.state[name] = open
+	info, err := o.tree.info(name)
+	if err != nil {
+		return err
+	}
+	for _, d := range info.pre {
+		// A soft dependency may be an alias, missing, or a circle: it only
+		// says what is better loaded first.
+		if o.tree.paths[d] == "" || o.state[d] == open {
+			continue
+		}
+		if err := o.add(d, name); err != nil {
+			return err
+		}
+	}
+	for _, d := range info.depends {
+		if err := o.add(d, name); err != nil {
+			return err
+		}
+	}
+	o.state[name] = done
+	o.files = append(o.files, o.tree.paths[name])
+	return nil
+}
