@@ -1,0 +1,140 @@
+package guest
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"runtime/debug"
+
+	"golang.org/x/sys/unix"
+
+	"banger/internal/hello"
+)
+
+// Boot is pid 1 from the kernel's start to the machine's own init. The kernel
+// may have started it from an initramfs that holds the drivers (/init,
+// /modules/NN-name.ko) or directly from the boot disk (root=/dev/vda ro
+// init=/banger-guest). Both go the same way, which ends in another program, or,
+// with the reason on the console and at the host, in a machine that is off.
+func Boot() {
+	b := &boot{}
+	defer func() {
+		// A fault of ours must not end in a kernel panic, which hides it.
+		if r := recover(); r != nil {
+			debug.PrintStack()
+			b.fail(fmt.Errorf("panic: %v", r))
+		}
+	}()
+	b.fail(b.run())
+}
+
+// boot is what the steps of one boot have found out.
+type boot struct {
+	asked chan answer  // the host's answer to step 3, once
+	host  hello.Stream // where to tell a failure, from step 3 on
+	own   *os.File     // the machine's own file system, from step 5 on
+}
+
+type answer struct {
+	cfg hello.Config
+	err error
+}
+
+// run returns only with an error: it ends in another program.
+func (b *boot) run() error {
+	// 1. What the kernel shows of itself and of its devices.
+	if err := mountAll(kernelMounts); err != nil {
+		return err
+	}
+	// 2. Drivers, where they are not built in.
+	if err := loadModules("/modules"); err != nil {
+		return err
+	}
+	// 3. Hello to the host. It answers while the next steps are under way.
+	if err := b.sayHello(); err != nil {
+		return err
+	}
+	// 4. Wait for the disks.
+	if err := awaitDisks(imageDisk, ownDisk); err != nil {
+		return err
+	}
+	// 5. The root: the image, and on top of it what this machine has changed.
+	var err error
+	if b.own, err = mountRoot(); err != nil {
+		return err
+	}
+	// 6. Leave the boot's root, and free what it holds.
+	if err := switchRoot(); err != nil {
+		return err
+	}
+	// 7. The mounts of every machine, and the disk that holds the agent.
+	if err := mountAll(machineMounts); err != nil {
+		return err
+	}
+	if err := mountBootDisk(); err != nil {
+		return err
+	}
+	// 8. Who the machine is, as the host says.
+	a := <-b.asked
+	if a.err != nil {
+		return a.err
+	}
+	cfg := a.cfg
+	if err := applyIdentity(cfg); err != nil {
+		return err
+	}
+	// 9. Its network.
+	if err := applyNet(cfg.Net); err != nil {
+		return err
+	}
+	// 10. Hand over.
+	systemd, err := chooseInit("/", cfg.Init)
+	if err != nil {
+		return err
+	}
+	if systemd == "" {
+		return becomeInit(b.own)
+	}
+	if err := prepareSystemd(cfg.Net); err != nil {
+		return err
+	}
+	return execInit(systemd)
+}
+
+// sayHello opens the port to the host and asks for the configuration.
+func (b *boot) sayHello() error {
+	port, err := OpenPort()
+	if err != nil {
+		return err
+	}
+	b.host, b.asked = port, make(chan answer, 1)
+	go func() {
+		// Nothing bounds the wait: a machine without a host has nothing to do.
+		cfg, _, err := port.Ask(context.Background(), hello.Boot)
+		b.asked <- answer{cfg, err}
+	}()
+	return nil
+}
+
+// mountBootDisk mounts the boot disk where Program says.
+func mountBootDisk() error {
+	if err := os.Mkdir("/run/banger", 0o700); err != nil {
+		return err
+	}
+	err := mountAll([]mountPoint{{dir: "/run/banger/boot", source: bootDisk, fstype: "ext4", flags: unix.MS_RDONLY | noSetuid, data: "noload"}})
+	if err != nil {
+		return fmt.Errorf("%w (%s)", err, bootDisk)
+	}
+	return nil
+}
+
+// fail ends a boot that cannot go on. The kernel would panic if pid 1 ended.
+func (b *boot) fail(err error) {
+	say("%v", err)
+	if b.host != nil {
+		// Best effort: the console has it as well.
+		_ = hello.Fail(b.host, err.Error())
+	}
+	unix.Sync()
+	endMachine(unix.LINUX_REBOOT_CMD_POWER_OFF)
+}

@@ -1,0 +1,132 @@
+package guest
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// The disks of a machine, in the order in which the VMM is given them.
+const (
+	bootDisk  = "/dev/vda" // read-only ext4 that holds this program
+	imageDisk = "/dev/vdb" // read-only ext4: the image, shared by all its machines
+	ownDisk   = "/dev/vdc" // writable ext4: what this machine has changed
+)
+
+// scratch is a tmpfs with the mount points below, for the boot's root may be
+// read-only. All of it stays behind, out of sight, under the machine's root.
+const (
+	scratch  = "/mnt"
+	imageDir = scratch + "/image"
+	ownDir   = scratch + "/own"
+	rootDir  = scratch + "/root"
+)
+
+// awaitDisks waits until the disks can be opened.
+func awaitDisks(disks ...string) error {
+	for _, d := range disks {
+		err := await(deviceWait, func() (bool, error) {
+			f, err := os.Open(d)
+			if err == nil {
+				f.Close()
+			}
+			// ENXIO: there is a node, the disk behind it comes in a moment.
+			if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENXIO) {
+				return false, nil
+			}
+			return err == nil, err
+		})
+		if err != nil {
+			return fmt.Errorf("wait for disk %s: %w (found: %s)", d, err, strings.Join(dirNames("/sys/block"), " "))
+		}
+	}
+	return nil
+}
+
+// mountRoot mounts the image under the machine's own changes at rootDir. It
+// returns a handle on the writable file system, for a clean end of it.
+func mountRoot() (own *os.File, err error) {
+	for _, m := range []mountPoint{
+		{dir: scratch, source: "tmpfs", fstype: "tmpfs", data: "mode=0700"},
+		// noload: the journal of a read-only disk cannot be replayed, nor need it be.
+		{dir: imageDir, source: imageDisk, fstype: "ext4", flags: unix.MS_RDONLY, data: "noload"},
+		{dir: ownDir, source: ownDisk, fstype: "ext4", flags: unix.MS_NOATIME},
+	} {
+		if err := mountAll([]mountPoint{m}); err != nil {
+			return nil, fmt.Errorf("%w (%s)", err, m.source)
+		}
+	}
+	for _, d := range []string{ownDir + "/upper", ownDir + "/work"} {
+		if err := ensureDir(d); err != nil {
+			return nil, fmt.Errorf("prepare the machine's disk: %w", err)
+		}
+	}
+	// redirect_dir: a directory of the image can be renamed, as on any disk.
+	// xino: all files have one st_dev, which find -xdev and tar rely on.
+	err = mountAll([]mountPoint{{dir: rootDir, source: "overlay", fstype: "overlay",
+		data: "lowerdir=" + imageDir + ",upperdir=" + ownDir + "/upper,workdir=" + ownDir + "/work,redirect_dir=on,xino=auto"}})
+	if err != nil {
+		return nil, err
+	}
+	return os.OpenFile(ownDir, unix.O_PATH|unix.O_DIRECTORY, 0)
+}
+
+// switchRoot makes rootDir the root of the whole machine and takes the kernel's
+// file systems along. Compare switch_root(8).
+func switchRoot() error {
+	if err := freeInitramfs(); err != nil {
+		return err
+	}
+	for _, m := range kernelMounts {
+		to := rootDir + m.dir
+		err := ensureDir(to)
+		if err == nil {
+			err = unix.Mount(m.dir, to, "", unix.MS_MOVE, "")
+		}
+		if err != nil {
+			return fmt.Errorf("move %s into the root: %w", m.dir, err)
+		}
+	}
+	if err := os.Chdir(rootDir); err != nil {
+		return fmt.Errorf("enter the root: %w", err)
+	}
+	if err := unix.Mount(".", "/", "", unix.MS_MOVE, ""); err != nil {
+		return fmt.Errorf("move the root: %w", err)
+	}
+	if err := unix.Chroot("."); err != nil {
+		return fmt.Errorf("change root: %w", err)
+	}
+	return os.Chdir("/")
+}
+
+// freeInitramfs gives the memory of the boot's files back. A root on disk, as
+// in a direct boot, is left alone.
+func freeInitramfs() error {
+	var fs unix.Statfs_t
+	if err := unix.Statfs("/", &fs); err != nil {
+		return fmt.Errorf("look at the boot's root: %w", err)
+	}
+	if fs.Type != unix.RAMFS_MAGIC && fs.Type != unix.TMPFS_MAGIC {
+		return nil
+	}
+	for _, name := range []string{"init", "modules"} {
+		if err := os.RemoveAll(filepath.Join("/", name)); err != nil {
+			return fmt.Errorf("free the initramfs: %w", err)
+		}
+	}
+	return nil
+}
+
+// dirNames lists a directory, as far as it can be read.
+func dirNames(dir string) []string {
+	entries, _ := os.ReadDir(dir)
+	var names []string
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return names
+}

@@ -1,0 +1,5 @@
+package guest
+
+import "errors"
+
+func serve(*Port) error { return errors.ErrUnsupported }
