@@ -1,0 +1,160 @@
+package oci
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// partial is the prefix of blobs that are being written.
+const partial = ".partial-"
+
+// staleAfter is the age at which a partial blob belongs to a pull that was
+// killed: a live one writes, or fails by stallTimeout. If it is wrong, because
+// the machine slept, the pull goes on and only its blob is not cached.
+const staleAfter = time.Hour
+
+// blobPath is where a blob is cached. The digest has passed digestGrammar, so
+// it cannot leave the directory.
+func blobPath(cache, digest string) string {
+	algorithm, hex, _ := strings.Cut(digest, ":")
+	return filepath.Join(cache, algorithm, hex)
+}
+
+// sweep removes partial blobs that a killed pull left. It is best effort: what
+// cannot be removed only takes space.
+func sweep(cache string) {
+	if cache == "" {
+		return
+	}
+	names, _ := filepath.Glob(filepath.Join(cache, "sha256", partial+"*"))
+	for _, n := range names {
+		if fi, err := os.Lstat(n); err == nil && time.Since(fi.ModTime()) > staleAfter {
+			_ = os.Remove(n)
+		}
+	}
+}
+
+// openCached opens a cached blob if it is there and right; it removes one that
+// is not. The blob is read twice, here and by the consumer: hashing is cheap
+// beside unpacking, and damage found only while the consumer reads could not
+// be healed by asking the registry.
+func openCached(ctx context.Context, cache string, l *Layer) (io.ReadCloser, error) {
+	if cache == "" {
+		return nil, fs.ErrNotExist
+	}
+	path := blobPath(cache, l.Digest)
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, fs.ErrNotExist
+	}
+	fi, err := f.Stat()
+	if err == nil && fi.Mode().IsRegular() && fi.Size() == l.Size {
+		h := sha256.New()
+		_, err = io.Copy(h, &contextReader{ctx, f})
+		if err == nil && sumOf(h) == l.Digest {
+			if _, err = f.Seek(0, io.SeekStart); err == nil {
+				return f, nil
+			}
+		}
+	}
+	f.Close()
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	_ = os.Remove(path)
+	return nil, fs.ErrNotExist
+}
+
+func sumOf(h hash.Hash) string {
+	return "sha256:" + hex.EncodeToString(h.Sum(nil))
+}
+
+// contextReader ends with its context; reading a file does not.
+type contextReader struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (c *contextReader) Read(p []byte) (int, error) {
+	if c.ctx.Err() != nil {
+		return 0, context.Cause(c.ctx)
+	}
+	return c.r.Read(p)
+}
+
+// cacheFile is a blob on its way into the cache. A nil one takes and does nothing.
+type cacheFile struct {
+	f    *os.File
+	path string // of the blob when it is whole
+}
+
+// createCached starts a blob. Each pull has its own partial file, so that two
+// pulls of one blob do not meet before the rename, which either may win.
+func createCached(cache, digest string) (*cacheFile, error) {
+	if cache == "" {
+		return nil, nil
+	}
+	path := blobPath(cache, digest)
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return nil, storeError(err)
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), partial+"*")
+	if err != nil {
+		return nil, storeError(err)
+	}
+	return &cacheFile{f: f, path: path}, nil
+}
+
+func (c *cacheFile) write(p []byte) error {
+	if c == nil {
+		return nil
+	}
+	if _, err := c.f.Write(p); err != nil {
+		return storeError(err)
+	}
+	return nil
+}
+
+// commit gives the whole and verified blob its name. It is not synced: a blob
+// that a power cut damages is found by its digest and asked for again, while
+// syncing would cost every pull about 3 s per GB.
+func (c *cacheFile) commit() error {
+	if c == nil {
+		return nil
+	}
+	err := c.f.Close()
+	if err == nil {
+		err = os.Rename(c.f.Name(), c.path)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // the cache was deleted meanwhile, as it may be
+	}
+	if err != nil {
+		_ = os.Remove(c.f.Name())
+		return storeError(err)
+	}
+	return nil
+}
+
+// abort forgets the blob.
+func (c *cacheFile) abort() error {
+	if c == nil {
+		return nil
+	}
+	err := c.f.Close()
+	if rerr := os.Remove(c.f.Name()); rerr != nil && !errors.Is(rerr, fs.ErrNotExist) {
+		err = errors.Join(err, fmt.Errorf("remove partial blob: %w", rerr))
+	}
+	return err
+}

@@ -1,0 +1,179 @@
+package oci
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
+
+	"banger"
+)
+
+// tries is how often one request is made before a transient fault counts.
+const tries = 3
+
+// connectTimeout bounds ping and login together, whatever the registry does
+// with the two: go-containerregistry drains the ping's body without a limit.
+const connectTimeout = 30 * time.Second
+
+// client reads one repository.
+type client struct {
+	ref     reference
+	base    *http.Transport
+	http    *http.Client
+	cache   string // blob directory, may be empty
+	backoff time.Duration
+	meter   *meter
+}
+
+// connect finds out how the registry wants to be spoken to and logs in.
+func connect(ctx context.Context, ref reference, o Options) (*client, error) {
+	if o.Stall <= 0 {
+		o.Stall = stallTimeout
+	}
+	if o.backoff <= 0 {
+		o.backoff = 500 * time.Millisecond
+	}
+	auth, err := authn.Resolve(ctx, authn.DefaultKeychain, ref.Context())
+	if err != nil {
+		return nil, banger.Errorf(banger.Invalid, "read the login for %s: %w", ref.registry(), err).
+			WithHint("check ~/.docker/config.json, or the file REGISTRY_AUTH_FILE names")
+	}
+	g := newGuard(ref.Context().RegistryStr(), o.Stall)
+	c := &client{
+		ref: ref, base: g.base, cache: o.Cache, backoff: o.backoff,
+		meter: &meter{step: "pull " + ref.short, report: o.Progress},
+	}
+	tctx, cancel := context.WithTimeoutCause(ctx, connectTimeout, errStalled)
+	defer cancel()
+	var rt http.RoundTripper
+	err = c.retry(tctx, func() (err error) {
+		rt, err = transport.NewWithContext(tctx, ref.Context().Registry, auth,
+			transport.NewUserAgent(g, "banger"), []string{ref.Scope(transport.PullScope)})
+		return err
+	})
+	if err != nil {
+		g.base.CloseIdleConnections()
+		return nil, c.explain(ctx, "reach registry "+ref.registry(), err)
+	}
+	c.http = &http.Client{Transport: rt, CheckRedirect: func(_ *http.Request, via []*http.Request) error {
+		if len(via) > maxRedirects {
+			return &refusal{fmt.Sprintf("more than %d redirects", maxRedirects)}
+		}
+		return nil
+	}}
+	return c, nil
+}
+
+// request asks for a manifest or a blob, from byte off on. The answer's status
+// is 200, or 206 if off was not 0.
+func (c *client) request(ctx context.Context, kind, id string, accept []string, off int64) (*http.Response, error) {
+	repo := c.ref.Context()
+	u := url.URL{Scheme: repo.Scheme(), Host: repo.RegistryStr(), Path: "/v2/" + repo.RepositoryStr() + "/" + kind + "/" + id}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+	if len(accept) > 0 {
+		req.Header.Set("Accept", strings.Join(accept, ","))
+	}
+	ok := []int{http.StatusOK}
+	if off > 0 {
+		req.Header.Set("Range", fmt.Sprintf("bytes=%d-", off))
+		ok = append(ok, http.StatusPartialContent)
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	if err := transport.CheckError(resp, ok...); err != nil {
+		resp.Body.Close()
+		return nil, err
+	}
+	return resp, nil
+}
+
+// document reads a whole manifest or config of at most limit bytes and returns
+// its media type and its digest.
+func (c *client) document(ctx context.Context, kind, id string, accept []string, limit int64) (body []byte, mediaType, digest string, err error) {
+	err = c.retry(ctx, func() error {
+		resp, err := c.request(ctx, kind, id, accept, 0)
+		if err != nil {
+			return err
+		}
+		defer resp.Body.Close()
+		mediaType, _, _ = strings.Cut(resp.Header.Get("Content-Type"), ";")
+		var b bytes.Buffer
+		if _, err := io.Copy(&b, io.LimitReader(resp.Body, limit+1)); err != nil {
+			return err
+		}
+		if int64(b.Len()) > limit {
+			return banger.Errorf(banger.Invalid, "longer than the %d bytes it may have", limit)
+		}
+		body = b.Bytes()
+		return nil
+	})
+	if err != nil {
+		return nil, "", "", err
+	}
+	sum := sha256.Sum256(body)
+	return body, strings.TrimSpace(mediaType), "sha256:" + hex.EncodeToString(sum[:]), nil
+}
+
+// config reads the config blob.
+func (c *client) config(ctx context.Context, d descriptor) ([]byte, error) {
+	what := fmt.Sprintf("read config %s of %s", shortDigest(d.Digest), c.ref.full)
+	body, _, digest, err := c.document(ctx, "blobs", d.Digest, nil, d.Size)
+	if err == nil && (digest != d.Digest || int64(len(body)) != d.Size) {
+		err = wrongBytes(int64(len(body)), digest, d.Size, d.Digest)
+	}
+	if err != nil {
+		return nil, c.explain(ctx, what, err)
+	}
+	return body, nil
+}
+
+// wrongBytes is the error for content that is not what its digest says.
+func wrongBytes(size int64, digest string, wantSize int64, want string) error {
+	if size != wantSize {
+		return banger.Errorf(banger.Invalid, "the registry sent %d bytes instead of %d", size, wantSize)
+	}
+	return banger.Errorf(banger.Invalid, "the registry sent other bytes: their digest is %s, asked for was %s", shortDigest(digest), shortDigest(want))
+}
+
+// retry calls do until it succeeds, fails for good, or has failed tries times.
+func (c *client) retry(ctx context.Context, do func() error) error {
+	for try := 1; ; try++ {
+		err := do()
+		if err == nil || !transient(ctx, err) {
+			return err
+		}
+		if try == tries {
+			return fmt.Errorf("%w (tried %d times)", err, try)
+		}
+		if err := c.pause(ctx, try); err != nil {
+			return err
+		}
+	}
+}
+
+// pause waits before another try: nothing tells when a registry recovers.
+func (c *client) pause(ctx context.Context, try int) error {
+	t := time.NewTimer(c.backoff << (2 * (try - 1)))
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}

@@ -1,0 +1,255 @@
+package oci
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"io/fs"
+	"os"
+
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
+
+	"banger"
+)
+
+// blob reads a layer as transferred. io.EOF means that size and digest were
+// right and the blob is in the cache.
+type blob struct {
+	ctx     context.Context
+	layer   *Layer
+	src     io.ReadCloser
+	tee     *cacheFile // nil if src is the cache, or there is none
+	sum     hash.Hash
+	read    int64
+	stopped bool
+	err     error
+}
+
+func (l *Layer) openBlob(ctx context.Context) (*blob, error) {
+	b := &blob{ctx: ctx, layer: l, sum: sha256.New()}
+	var err error
+	if b.src, err = openCached(ctx, l.client.cache, l); err == nil {
+		return b, nil
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return nil, l.client.explain(ctx, "read cached blob", err)
+	}
+	d := &download{ctx: ctx, client: l.client, layer: l}
+	if err := d.open(); err != nil {
+		return nil, l.client.explain(ctx, "pull "+l.client.ref.full, err)
+	}
+	if b.tee, err = createCached(l.client.cache, l.Digest); err != nil {
+		d.Close()
+		return nil, err
+	}
+	b.src = d
+	return b, nil
+}
+
+func (b *blob) Read(p []byte) (int, error) {
+	if b.err != nil {
+		return 0, b.err
+	}
+	if b.ctx.Err() != nil {
+		return 0, b.fail(context.Cause(b.ctx))
+	}
+	n, err := b.src.Read(p)
+	b.read += int64(n)
+	b.sum.Write(p[:n])
+	b.layer.client.meter.add(int64(n))
+	switch {
+	case b.read > b.layer.Size:
+		return n, b.fail(banger.Errorf(banger.Invalid, "the registry sends more than %d bytes", b.layer.Size))
+	case err != nil && err != io.EOF:
+		return n, b.fail(err)
+	}
+	if werr := b.tee.write(p[:n]); werr != nil {
+		return n, b.fail(werr)
+	}
+	if err == nil {
+		return n, nil
+	}
+	if sum := sumOf(b.sum); sum != b.layer.Digest || b.read != b.layer.Size {
+		return n, b.fail(wrongBytes(b.read, sum, b.layer.Size, b.layer.Digest))
+	}
+	tee := b.tee
+	b.tee = nil
+	if err := tee.commit(); err != nil {
+		return n, b.fail(err)
+	}
+	b.err = io.EOF
+	return n, io.EOF
+}
+
+// fail ends the blob at once, so that a consumer that forgets Close after an
+// error leaves nothing behind.
+func (b *blob) fail(err error) error {
+	b.err = b.layer.client.explain(b.ctx, b.layer.Name, err)
+	_ = b.stop() // the first error is the one that counts
+	return b.err
+}
+
+// stop releases what the blob holds. It is idempotent.
+func (b *blob) stop() error {
+	if b.stopped {
+		return nil
+	}
+	b.stopped = true
+	if b.err != io.EOF {
+		b.layer.client.meter.add(-b.read)
+	}
+	return errors.Join(b.src.Close(), b.tee.abort())
+}
+
+// layerReader is what Layer.Open returns.
+type layerReader struct {
+	layer *Layer
+	blob  *blob
+	in    *bufio.Reader // of blob
+	out   io.Reader     // uncompressed; nil before the first Read
+	zstd  *zstd.Decoder // out, if it is one
+	sum   hash.Hash
+	read  int64
+	err   error
+}
+
+func newLayerReader(l Layer, b *blob) *layerReader {
+	return &layerReader{layer: &l, blob: b, in: bufio.NewReaderSize(b, 128<<10), sum: sha256.New()}
+}
+
+func (r *layerReader) Read(p []byte) (int, error) {
+	if r.err != nil {
+		return 0, r.err
+	}
+	if len(p) == 0 {
+		return 0, nil
+	}
+	if r.out == nil {
+		if err := r.sniff(); err != nil {
+			return 0, r.finish(err)
+		}
+	}
+	n, err := r.out.Read(p)
+	r.sum.Write(p[:n])
+	if r.read += int64(n); r.read > maxUncompressed {
+		return n, r.finish(malformed("the layer unpacks to more than %d GiB", maxUncompressed>>30))
+	}
+	if err != nil {
+		err = r.finish(err)
+	}
+	return n, err
+}
+
+// sniff finds the compression by the first bytes. The media type is not asked:
+// registries are full of layers with a wrong one.
+func (r *layerReader) sniff() error {
+	magic, err := r.in.Peek(6)
+	if err != nil && err != io.EOF {
+		return err
+	}
+	switch {
+	case bytes.HasPrefix(magic, []byte{0x1f, 0x8b}):
+		r.out, err = newGunzip(r.in)
+		return err
+	case bytes.HasPrefix(magic, []byte{0x28, 0xb5, 0x2f, 0xfd}),
+		len(magic) >= 4 && magic[0]&0xf0 == 0x50 && bytes.HasPrefix(magic[1:], []byte{0x2a, 0x4d, 0x18}): // a skippable frame
+		r.zstd, err = zstd.NewReader(r.in, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
+			zstd.WithDecoderMaxWindow(maxZstdWindow))
+		r.out = r.zstd
+		return err
+	case bytes.HasPrefix(magic, []byte{0xfd, '7', 'z', 'X', 'Z', 0}), bytes.HasPrefix(magic, []byte("BZh")):
+		return banger.Errorf(banger.Unsupported, "compressed with xz or bzip2; OCI layers use gzip or zstd")
+	}
+	r.out = r.in
+	return nil
+}
+
+// finish ends the reader: with io.EOF if err is that and everything was right,
+// else with an error. What is left of the blob after the compressed data is
+// read too, for only its end tells whether the digest was right, and a digest
+// that was wrong explains a decompressor's complaint.
+func (r *layerReader) finish(err error) error {
+	var own *banger.Error
+	if !errors.As(err, &own) {
+		if _, berr := io.Copy(io.Discard, r.in); berr != nil {
+			err = berr
+		}
+	}
+	switch {
+	case r.blob.err != nil && r.blob.err != io.EOF:
+		err = r.blob.err
+	case err == io.EOF:
+		if got := sumOf(r.sum); got != r.layer.DiffID {
+			err = malformed("%s unpacks to %s, its config says %s", r.layer.Name, shortDigest(got), shortDigest(r.layer.DiffID))
+		}
+	case errors.As(err, &own):
+		err = fmt.Errorf("%s: %w", r.layer.Name, err)
+	case errors.Is(err, zstd.ErrWindowSizeExceeded):
+		err = banger.Errorf(banger.Unsupported, "%s: its zstd window is larger than %d MiB", r.layer.Name, maxZstdWindow>>20)
+	default:
+		err = malformed("%s: damaged compression: %w", r.layer.Name, err)
+	}
+	r.err = err
+	_ = r.release() // err is the one that counts
+	return err
+}
+
+func (r *layerReader) release() error {
+	if r.zstd != nil {
+		r.zstd.Close()
+	}
+	return r.blob.stop()
+}
+
+// Close gives the layer up if it was not read to the end. It is idempotent.
+func (r *layerReader) Close() error {
+	if r.err == nil {
+		r.err = fmt.Errorf("read %s: %w", r.layer.Name, os.ErrClosed)
+	}
+	return r.release()
+}
+
+// gunzip reads gzip members until something follows that is none, and stops
+// there: some tools pad, and what a layer holds is settled by its digests.
+type gunzip struct {
+	in *bufio.Reader
+	z  *gzip.Reader
+}
+
+func newGunzip(in *bufio.Reader) (*gunzip, error) {
+	z, err := gzip.NewReader(in)
+	if err != nil {
+		return nil, err
+	}
+	z.Multistream(false)
+	return &gunzip{in, z}, nil
+}
+
+func (g *gunzip) Read(p []byte) (int, error) {
+	for {
+		n, err := g.z.Read(p)
+		if n > 0 && err == io.EOF {
+			err = nil // the next Read says it again
+		}
+		if n > 0 || err != io.EOF {
+			return n, err
+		}
+		magic, perr := g.in.Peek(2)
+		if perr != nil && perr != io.EOF {
+			return 0, perr
+		}
+		if !bytes.Equal(magic, []byte{0x1f, 0x8b}) {
+			return 0, io.EOF
+		}
+		if err := g.z.Reset(g.in); err != nil {
+			return 0, err
+		}
+		g.z.Multistream(false)
+	}
+}

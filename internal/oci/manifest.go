@@ -1,0 +1,249 @@
+package oci
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"runtime"
+	"slices"
+	"strings"
+
+	"github.com/google/go-containerregistry/pkg/v1/types"
+
+	"banger"
+)
+
+// platform is what an image must be made for.
+type platform struct {
+	uname    string   // as uname -m
+	arch     string   // as GOARCH, which is what OCI uses
+	variants []string // acceptable ones, the best first
+}
+
+// platforms lists the machines banger knows, by uname -m.
+var platforms = []platform{
+	{"x86_64", "amd64", []string{"", "v1"}},
+	{"aarch64", "arm64", []string{"v8", ""}},
+	{"armv7l", "arm", []string{"v7", "v6", ""}},
+	{"i686", "386", []string{""}},
+	{"ppc64le", "ppc64le", []string{""}},
+	{"riscv64", "riscv64", []string{""}},
+	{"s390x", "s390x", []string{""}},
+	{"loongarch64", "loong64", []string{""}},
+}
+
+// platformOf finds the platform of a uname -m, of this host if that is empty.
+func platformOf(uname string) (platform, error) {
+	for _, p := range platforms {
+		if p.uname == uname || uname == "" && p.arch == runtime.GOARCH {
+			return p, nil
+		}
+	}
+	return platform{}, banger.Errorf(banger.Unsupported, "pull for architecture %q: banger does not know it", uname)
+}
+
+// descriptor points to content by digest. Source: OCI image-spec v1.1, descriptor.md.
+type descriptor struct {
+	MediaType types.MediaType `json:"mediaType"`
+	Digest    string          `json:"digest"`
+	Size      int64           `json:"size"`
+	Platform  *struct {
+		OS           string `json:"os"`
+		Architecture string `json:"architecture"`
+		Variant      string `json:"variant"`
+	} `json:"platform"`
+}
+
+// manifest is the union of an image manifest and an index, so that a document
+// that is both (CVE-2021-41190) shows. Source: OCI image-spec v1.1, manifest.md
+// and image-index.md; Docker's schema 2 and manifest list have the same form.
+type manifest struct {
+	SchemaVersion int             `json:"schemaVersion"`
+	MediaType     types.MediaType `json:"mediaType"`
+	Config        descriptor      `json:"config"`
+	Layers        []descriptor    `json:"layers"`
+	Manifests     []descriptor    `json:"manifests"`
+	FSLayers      json.RawMessage `json:"fsLayers"` // schema 1
+
+	index bool
+}
+
+var (
+	indexTypes = []types.MediaType{types.OCIImageIndex, types.DockerManifestList}
+	imageTypes = []types.MediaType{types.OCIManifestSchema1, types.DockerManifestSchema2}
+)
+
+// imageManifest reads the manifest that the reference names, or the one for
+// the platform if it names an index, and returns its digest.
+func (c *client) imageManifest(ctx context.Context, want platform) (*manifest, string, error) {
+	id := c.ref.Identifier()
+	m, digest, err := c.manifest(ctx, id, -1)
+	if err != nil || !m.index {
+		return m, digest, err
+	}
+	d, err := m.choose(want)
+	if err != nil {
+		return nil, "", fmt.Errorf("pull %s: %w", c.ref.full, err)
+	}
+	if m, digest, err = c.manifest(ctx, d.Digest, d.Size); err != nil {
+		return nil, "", err
+	}
+	if m.index {
+		return nil, "", banger.Errorf(banger.Unsupported, "pull %s: an index inside an index", c.ref.full)
+	}
+	return m, digest, nil
+}
+
+// manifest reads and checks one manifest, by tag or digest; size is -1 if not known.
+func (c *client) manifest(ctx context.Context, id string, size int64) (*manifest, string, error) {
+	var accept []string
+	for _, t := range append(slices.Clone(imageTypes), indexTypes...) {
+		accept = append(accept, string(t))
+	}
+	raw, contentType, digest, err := c.document(ctx, "manifests", id, accept, maxManifest)
+	if err == nil && digestGrammar.MatchString(id) && digest != id {
+		err = wrongBytes(size, digest, size, id)
+	}
+	if err == nil && size >= 0 && int64(len(raw)) != size {
+		err = wrongBytes(int64(len(raw)), digest, size, id)
+	}
+	var m *manifest
+	if err == nil {
+		m, err = parseManifest(raw, types.MediaType(contentType))
+	}
+	if err != nil {
+		return nil, "", c.explain(ctx, "read the manifest of "+c.ref.full, err)
+	}
+	return m, digest, nil
+}
+
+func malformed(format string, args ...any) error {
+	return banger.Errorf(banger.Invalid, "malformed image: "+format, args...)
+}
+
+// parseManifest decides what a document is by its content; what the registry
+// says of it may be missing, but must not contradict.
+func parseManifest(raw []byte, contentType types.MediaType) (*manifest, error) {
+	m := &manifest{}
+	if err := json.Unmarshal(raw, m); err != nil {
+		return nil, malformed("manifest: %w", err)
+	}
+	if m.SchemaVersion == 1 || m.FSLayers != nil || contentType == types.DockerManifestSchema1 || contentType == types.DockerManifestSchema1Signed {
+		return nil, banger.Errorf(banger.Unsupported, "the image has a Docker schema 1 manifest, which banger does not read").
+			WithHint("push it again with a present-day tool")
+	}
+	image := m.Config.Digest != "" || len(m.Layers) > 0
+	m.index = len(m.Manifests) > 0
+	if image && m.index {
+		return nil, malformed("it is an image manifest and an index at once")
+	}
+	for _, t := range []types.MediaType{m.MediaType, contentType} {
+		if m.index && slices.Contains(imageTypes, t) || image && slices.Contains(indexTypes, t) {
+			return nil, malformed("its media type %q is not what it holds", t)
+		}
+	}
+	if m.SchemaVersion != 2 {
+		return nil, malformed("schemaVersion %d instead of 2", m.SchemaVersion)
+	}
+	if m.index {
+		return m, nil
+	}
+	if !image {
+		if slices.Contains(indexTypes, m.MediaType) || slices.Contains(indexTypes, contentType) {
+			return nil, malformed("an index that lists nothing")
+		}
+		return nil, malformed("a manifest without config and layers")
+	}
+	return m, m.check()
+}
+
+// check checks an image manifest before anything it points to is asked for.
+func (m *manifest) check() error {
+	switch t := m.Config.MediaType; t {
+	case types.OCIConfigJSON, types.DockerConfigJSON, "":
+	default:
+		return banger.Errorf(banger.Unsupported, "not a container image: its config has the media type %q", t)
+	}
+	if !digestGrammar.MatchString(m.Config.Digest) {
+		return malformed("config digest %q", m.Config.Digest)
+	}
+	if m.Config.Size <= 0 || m.Config.Size > maxConfig {
+		return malformed("a config of %d bytes, not 1 to %d", m.Config.Size, maxConfig)
+	}
+	if len(m.Layers) == 0 {
+		return malformed("it has no layers")
+	}
+	if len(m.Layers) > maxLayers {
+		return malformed("%d layers, at most %d can be", len(m.Layers), maxLayers)
+	}
+	var sum int64
+	for i, l := range m.Layers {
+		if err := checkLayer(l); err != nil {
+			return fmt.Errorf("layer %d: %w", i+1, err)
+		}
+		if sum += l.Size; sum > maxCompressed {
+			return malformed("its layers take more than %d GiB", maxCompressed>>30)
+		}
+	}
+	return nil
+}
+
+func checkLayer(l descriptor) error {
+	switch l.MediaType {
+	case types.OCILayer, types.OCILayerZStd, types.OCIUncompressedLayer,
+		types.DockerLayer, types.DockerUncompressedLayer, dockerLayerZstd:
+	case types.DockerForeignLayer, types.OCIRestrictedLayer, types.OCIUncompressedRestrictedLayer, ociRestrictedZstd:
+		return banger.Errorf(banger.Unsupported, "a foreign layer (%s), which the registry does not hold itself", l.MediaType)
+	default:
+		return banger.Errorf(banger.Unsupported, "media type %q is not that of a file system layer", l.MediaType)
+	}
+	if !digestGrammar.MatchString(l.Digest) {
+		return malformed("digest %q", l.Digest)
+	}
+	if l.Size < 0 || l.Size > maxCompressed {
+		return malformed("a size of %d bytes", l.Size)
+	}
+	return nil
+}
+
+// Media types that go-containerregistry has no constant for.
+const (
+	dockerLayerZstd   types.MediaType = "application/vnd.docker.image.rootfs.diff.tar.zstd"
+	ociRestrictedZstd types.MediaType = "application/vnd.oci.image.layer.nondistributable.v1.tar+zstd"
+)
+
+// choose picks the manifest for the platform out of an index.
+func (m *manifest) choose(want platform) (descriptor, error) {
+	var there []string
+	best, rank := descriptor{}, len(want.variants)
+	for _, d := range m.Manifests {
+		p := d.Platform
+		if p == nil || p.OS == "unknown" { // unknown/unknown is an attestation, not an image
+			continue
+		}
+		there = append(there, strings.TrimSuffix(fmt.Sprintf("%s/%s/%s", p.OS, p.Architecture, p.Variant), "/"))
+		if p.OS != "linux" || p.Architecture != want.arch {
+			continue
+		}
+		if i := slices.Index(want.variants, p.Variant); i >= 0 && i < rank {
+			best, rank = d, i
+		}
+	}
+	if rank == len(want.variants) {
+		slices.Sort(there)
+		list := strings.Join(slices.Compact(there), ", ")
+		if list == "" {
+			list = "none"
+		} else if len(list) > maxSaid {
+			list = list[:maxSaid] + "..."
+		}
+		return descriptor{}, banger.Errorf(banger.Unsupported, "the image is not made for linux/%s; its platforms are %q", want.arch, list)
+	}
+	if !digestGrammar.MatchString(best.Digest) {
+		return descriptor{}, malformed("manifest digest %q", best.Digest)
+	}
+	if best.Size <= 0 || best.Size > maxManifest {
+		return descriptor{}, malformed("a manifest of %d bytes, not 1 to %d", best.Size, maxManifest)
+	}
+	return best, nil
+}

@@ -1,0 +1,144 @@
+// Package oci turns an image reference into verified, decompressed layer streams and a config.
+package oci
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"time"
+
+	"banger"
+)
+
+// Limits of what a registry may ask banger to take. They are far above any real
+// image and keep a hostile one from costing more than a refusal.
+const (
+	maxManifest     = 4 << 20  // bytes of a manifest or an index
+	maxConfig       = 4 << 20  // bytes of a config
+	maxLayers       = 127      // what overlay-based engines take
+	maxCompressed   = 16 << 30 // bytes of all layers as transferred
+	maxUncompressed = 64 << 30 // bytes of one layer as unpacked
+	maxZstdWindow   = 32 << 20 // bytes of history; zstd -20 needs that much, zstd -19 a quarter
+	stallTimeout    = 30 * time.Second
+)
+
+// Options says how to resolve and pull. The zero value pulls for this host
+// without a cache.
+type Options struct {
+	// Cache is the blob directory, with files Cache/sha256/HEX. It may be
+	// deleted at any time. Empty: nothing is cached.
+	Cache string
+	// Arch is what uname -m says in the guest, default that of this host.
+	Arch string
+	// Stall is how long a registry may send nothing in the middle of an
+	// answer, default 30 s.
+	Stall time.Duration
+	// Progress, if set, is told about ten times a second how many compressed
+	// bytes of all layers have been read. Its calls never overlap.
+	Progress func(banger.Progress)
+
+	backoff time.Duration // before the first retry; tests shorten it
+}
+
+// Image is one image of a registry, resolved to a digest: whatever happens to
+// its tag, the layers are those of Digest.
+type Image struct {
+	Ref    string // in full, for instance docker.io/library/debian:bookworm
+	Digest string // of the image manifest for Arch, sha256:...
+	Arch   string // as uname -m
+	Config banger.ImageConfig
+	Layers []Layer // the lowest first
+
+	client *client
+}
+
+// Close lets go of idle connections to the registry. Layers can still be
+// opened after it.
+func (im *Image) Close() error {
+	im.client.base.CloseIdleConnections()
+	return nil
+}
+
+// Layer is one layer of an Image.
+type Layer struct {
+	Name   string // for people: "layer 1/3 sha256:0123456789ab"
+	Digest string // of the blob as transferred, sha256:...
+	DiffID string // of the tar stream, sha256:...
+	Size   int64  // bytes of the blob as transferred
+
+	client *client
+}
+
+// Resolve asks the registry for the manifest and the config of ref; layers are
+// not read before Layer.Open. A tag is resolved to a digest once.
+//
+// Errors: Invalid for a bad reference or a malformed image, NotFound if the
+// registry has no such image, Unsupported for another platform or an image
+// format banger does not read, Unavailable if the registry does not answer
+// (within about five seconds if it cannot be reached at all) or wants a login,
+// Canceled if ctx ended.
+func Resolve(ctx context.Context, ref string, o Options) (*Image, error) {
+	r, err := parse(ref)
+	if err != nil {
+		return nil, err
+	}
+	want, err := platformOf(o.Arch)
+	if err != nil {
+		return nil, err
+	}
+	sweep(o.Cache)
+	c, err := connect(ctx, r, o)
+	if err != nil {
+		return nil, err
+	}
+	im, err := c.resolve(ctx, want)
+	if err != nil {
+		c.base.CloseIdleConnections()
+		return nil, err
+	}
+	return im, nil
+}
+
+func (c *client) resolve(ctx context.Context, want platform) (*Image, error) {
+	m, digest, err := c.imageManifest(ctx, want)
+	if err != nil {
+		return nil, err
+	}
+	raw, err := c.config(ctx, m.Config)
+	if err != nil {
+		return nil, err
+	}
+	cfg, err := parseConfig(c.ref, raw, want, len(m.Layers))
+	if err != nil {
+		return nil, err
+	}
+	im := &Image{Ref: c.ref.full, Digest: digest, Arch: want.uname, Config: cfg.imageConfig(), client: c}
+	for i, d := range m.Layers {
+		im.Layers = append(im.Layers, Layer{
+			Name:   fmt.Sprintf("layer %d/%d %s", i+1, len(m.Layers), shortDigest(d.Digest)),
+			Digest: d.Digest,
+			DiffID: cfg.RootFS.DiffIDs[i],
+			Size:   d.Size,
+			client: c,
+		})
+		c.meter.total += d.Size
+	}
+	return im, nil
+}
+
+// Open streams the layer as an uncompressed tar. The blob comes from the cache
+// if it is there and right, else from the registry, and is then cached on the
+// way through.
+//
+// What is read is not verified before io.EOF: io.EOF comes only when size,
+// digest and diffID were all right, any mismatch is an error in its place. So
+// read to the end, past the end of the tar too, and keep nothing before that.
+// The reader is for one goroutine; cancel ctx to end a Read from another one.
+// Close before io.EOF gives up and leaves nothing behind.
+func (l Layer) Open(ctx context.Context) (io.ReadCloser, error) {
+	b, err := l.openBlob(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", l.Name, err)
+	}
+	return newLayerReader(l, b), nil
+}

@@ -1,0 +1,163 @@
+package oci
+
+import (
+	"net"
+	"net/netip"
+	"regexp"
+	"strings"
+
+	"github.com/google/go-containerregistry/pkg/name"
+
+	"banger"
+)
+
+// The grammars of the OCI distribution-spec v1.1 (pull) and of image-spec v1.1
+// (descriptor.md). go-containerregistry is laxer: it takes a/../b.
+var (
+	repositoryGrammar = regexp.MustCompile(`^[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*$`)
+	tagGrammar        = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$`)
+	digestGrammar     = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
+)
+
+const (
+	maxRef  = 512 // bytes of a reference
+	maxName = 128 // bytes of an image name, which becomes a directory
+	hubHost = "index.docker.io"
+	hubName = "docker.io" // what people call it
+)
+
+// reference is a parsed image reference.
+type reference struct {
+	name.Reference
+	full  string // with registry, namespace and tag
+	short string // for progress: debian:bookworm
+}
+
+// registry is the name of the registry as people write it.
+func (r reference) registry() string {
+	if host := r.Context().RegistryStr(); host != hubHost {
+		return host
+	}
+	return hubName
+}
+
+// parse parses what the user typed.
+func parse(s string) (reference, error) {
+	bad := func(why string) (reference, error) {
+		return reference{}, banger.Errorf(banger.Invalid, "image reference %q: %s", s, why).
+			WithHint("write it as [HOST[:PORT]/]REPOSITORY[:TAG] or [HOST[:PORT]/]REPOSITORY@sha256:DIGEST")
+	}
+	if len(s) > maxRef {
+		return reference{}, banger.Errorf(banger.Invalid, "image reference %.40q...: longer than %d bytes", s, maxRef)
+	}
+	ref, err := name.ParseReference(s, name.WeakValidation)
+	if err != nil {
+		switch {
+		case strings.Contains(s, "://"):
+			return bad("it is a URL, not a reference")
+		case strings.ContainsRune(s, '@'):
+			return bad("no digest of the form sha256: and 64 hex digits")
+		case strings.ToLower(s) != s:
+			return bad("a repository name is in lower case")
+		}
+		return bad("cannot be parsed")
+	}
+	if plainHTTP(ref.Context().RegistryStr()) {
+		if ref, err = name.ParseReference(s, name.WeakValidation, name.Insecure); err != nil {
+			return bad("cannot be parsed")
+		}
+	}
+	repo := ref.Context().RepositoryStr()
+	if !repositoryGrammar.MatchString(repo) {
+		return bad("the repository name breaks the grammar of image names")
+	}
+	r := reference{Reference: ref}
+	last := repo[strings.LastIndexByte(repo, '/')+1:]
+	switch id := ref.Identifier(); {
+	case digestGrammar.MatchString(id):
+		r.full, r.short = "@"+id, last+"@"+shortDigest(id)
+	case tagGrammar.MatchString(id):
+		r.full, r.short = ":"+id, last+":"+id
+	default:
+		return bad("neither a tag nor a sha256 digest")
+	}
+	r.full = r.registry() + "/" + repo + r.full
+	return r, nil
+}
+
+// DefaultName is the name an image gets if the user gives none: the last part
+// of the repository and the tag, or the first 12 digits of the digest.
+// docker.io/library/debian:bookworm is debian-bookworm.
+func DefaultName(ref string) (string, error) {
+	r, err := parse(ref)
+	if err != nil {
+		return "", err
+	}
+	last, id, _ := strings.Cut(r.short, ":")
+	last = strings.TrimSuffix(last, "@sha256")
+	n := last + "-" + id
+	if len(n) > maxName {
+		return "", banger.Errorf(banger.Invalid, "image name %q: longer than %d bytes", n, maxName).
+			WithHint("choose a shorter one with --name")
+	}
+	return n, nil
+}
+
+// shortDigest is the form of a digest for people. Its argument has passed digestGrammar.
+func shortDigest(digest string) string {
+	return digest[:len("sha256:")+12]
+}
+
+// plainHTTP reports whether a registry may be spoken to without TLS: only one
+// on this machine, where nobody can listen or answer in its place.
+func plainHTTP(registry string) bool {
+	host := registry
+	if h, _, err := net.SplitHostPort(registry); err == nil {
+		host = h
+	}
+	return near(strings.Trim(host, "[]")) == loopback
+}
+
+// reach says how near to this machine an address is. A registry may send
+// banger only to places that are no nearer than itself, so that a registry on
+// the internet cannot make it ask services that trust the local network.
+type reach int32
+
+const (
+	public    reach = iota
+	private         // RFC 1918, RFC 4193, RFC 6598
+	loopback        // this machine
+	linkLocal       // where clouds keep the metadata service; unspecified and multicast too
+)
+
+// near is the reach of a host name as far as it shows without DNS.
+func near(host string) reach {
+	host = strings.ToLower(strings.TrimSuffix(host, "."))
+	if host == "localhost" || strings.HasSuffix(host, ".localhost") {
+		return loopback
+	}
+	ip, err := netip.ParseAddr(host)
+	if err != nil {
+		return public
+	}
+	return reachOf(ip)
+}
+
+// sharedSpace is RFC 6598: carrier-grade NAT, and overlay networks such as Tailscale's.
+var sharedSpace = netip.MustParsePrefix("100.64.0.0/10")
+
+func reachOf(ip netip.Addr) reach {
+	ip = ip.Unmap()
+	switch {
+	case ip.IsLoopback():
+		return loopback
+	case ip.IsLinkLocalUnicast(), ip.IsUnspecified(), ip.IsMulticast(), ip == awsMetadata6:
+		return linkLocal
+	case ip.IsPrivate(), sharedSpace.Contains(ip):
+		return private
+	}
+	return public
+}
+
+// awsMetadata6 is the metadata service in a private range instead of a link-local one.
+var awsMetadata6 = netip.MustParseAddr("fd00:ec2::254")
