@@ -1,11 +1,21 @@
 // Package rootfs merges image layers into a read-only ext4 root file system
 // without root, and writes the small disks and the initrd of a boot.
+//
+// File contents go straight from the tar streams to their final place in the
+// image; only headers are kept in memory, merged there, and written last. No
+// path of a layer is ever used on the host.
 package rootfs
 
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"io/fs"
+	"os"
+	"slices"
+	"sync"
+	"syscall"
 
 	"banger"
 )
@@ -34,10 +44,169 @@ type Stats struct {
 	Allocated int64 // bytes that the image takes on the host's disk
 }
 
-// Limits bounds what a hostile image may cost. A zero field means its default.
-type Limits struct{}
-
-// Build merges the layers into a new read-only ext4 image at path.
+// Build merges the layers into a new read-only ext4 image at path, which must
+// not exist. The image is as large as its contents, has no journal and is on
+// the disk when Build returns; after an error or a cancel there is no file.
+// With one worker the same layers and limits give the same bytes.
+//
+// Errors are *banger.Error: Invalid for contents that are refused, Exhausted
+// when the disk is full, Exists, Canceled, and those of the layers' readers.
 func Build(ctx context.Context, path string, layers []Layer, o Options) (Stats, error) {
-	return Stats{}, errors.ErrUnsupported
+	stats, err := build(ctx, path, layers, o)
+	if err != nil && ctx.Err() != nil && errors.Is(err, context.Cause(ctx)) {
+		err = banger.Errorf(banger.Canceled, "%w", err)
+	}
+	return stats, outputError("build root file system", err)
+}
+
+func build(ctx context.Context, path string, layers []Layer, o Options) (Stats, error) {
+	limits := o.Limits.withDefaults()
+	if len(layers) == 0 {
+		return Stats{}, invalid("the image has no layers")
+	}
+	if len(layers) > limits.Layers {
+		return Stats{}, invalid("the image has %d layers, more than %d", len(layers), limits.Layers)
+	}
+	if o.Workers < 1 {
+		o.Workers = 2
+	}
+	var stats Stats
+	err := create(path, 0o444, func(f *os.File) error {
+		w := newWriter(f, limits)
+		b := &builder{ctx: ctx, layers: layers, options: o, writer: w, budget: newBudget(limits)}
+		entries, err := b.readAll()
+		if err != nil {
+			return err
+		}
+		b.tell(banger.Progress{Step: "write file system"})
+		t := newTree(limits)
+		for i := range entries {
+			if err := t.apply(ctx, i, entries[i]); err != nil {
+				return err
+			}
+			entries[i] = nil
+		}
+		if err := w.finish(ctx, t.root); err != nil {
+			return err
+		}
+		if err := f.Sync(); err != nil {
+			return diskError(err)
+		}
+		info, err := f.Stat()
+		if err != nil {
+			return diskError(err)
+		}
+		stats = Stats{Entries: w.count(), Size: info.Size()}
+		if st, ok := info.Sys().(*syscall.Stat_t); ok {
+			stats.Allocated = st.Blocks * 512
+		}
+		return nil
+	})
+	return stats, err
+}
+
+// create makes a file with fill, or leaves nothing. The mode is set at the
+// end, so that a finished image cannot be opened for writing by mistake.
+func create(path string, mode os.FileMode, fill func(*os.File) error) (err error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if errors.Is(err, fs.ErrExist) {
+		return banger.Errorf(banger.Exists, "%w", err)
+	}
+	if err != nil {
+		return diskError(err)
+	}
+	defer func() {
+		if e := f.Close(); err == nil {
+			err = diskError(e)
+		}
+		if err != nil {
+			_ = os.Remove(path)
+		}
+	}()
+	if err := fill(f); err != nil {
+		return err
+	}
+	return diskError(f.Chmod(mode))
+}
+
+// builder reads the layers of one Build.
+type builder struct {
+	ctx     context.Context
+	layers  []Layer
+	options Options
+	writer  *writer
+	budget  *budget
+	mu      sync.Mutex // of the calls of Progress
+}
+
+func (b *builder) tell(p banger.Progress) {
+	if b.options.Progress == nil {
+		return
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.options.Progress(p)
+}
+
+// readAll reads all layers, some at a time. The first error stops the others.
+func (b *builder) readAll() ([][]entry, error) {
+	ctx, cancel := context.WithCancelCause(b.ctx)
+	defer cancel(nil)
+	order := make([]int, len(b.layers))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortStableFunc(order, func(i, j int) int { return int(min(max(b.layers[j].Size-b.layers[i].Size, -1), 1)) })
+	queue := make(chan int, len(order))
+	for _, i := range order {
+		queue <- i
+	}
+	close(queue)
+
+	entries := make([][]entry, len(b.layers))
+	var wg sync.WaitGroup
+	for range min(b.options.Workers, len(b.layers)) {
+		wg.Go(func() {
+			data := b.writer.newData()
+			for i := range queue {
+				var err error
+				if ctx.Err() == nil {
+					entries[i], err = b.read(ctx, i, data)
+				}
+				if err != nil {
+					cancel(err) // only the first call counts
+				}
+			}
+			if err := data.close(); err != nil {
+				cancel(err)
+			}
+		})
+	}
+	wg.Wait()
+	return entries, context.Cause(ctx)
+}
+
+// read reads one layer and closes it.
+func (b *builder) read(ctx context.Context, i int, data *dataWriter) ([]entry, error) {
+	l := b.layers[i]
+	step := fmt.Sprintf("write layer %d/%d", i+1, len(b.layers))
+	if l.Name != "" {
+		step += " " + l.Name
+	}
+	b.tell(banger.Progress{Step: step, Total: l.Size})
+	r, err := l.Open(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("open layer %d: %w", i+1, err)
+	}
+	src := &source{ctx: ctx, r: r, budget: b.budget}
+	src.tell = func(n int64) { b.tell(banger.Progress{Step: step, Done: n, Total: l.Size}) }
+	entries, err := readLayer(src, data)
+	if e := r.Close(); err == nil {
+		err = e
+	}
+	if err != nil {
+		return nil, fmt.Errorf("layer %d: %w", i+1, err)
+	}
+	b.tell(banger.Progress{Step: step, Done: src.read, Total: src.read})
+	return entries, nil
 }
