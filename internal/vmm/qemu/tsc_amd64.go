@@ -1,0 +1,6 @@
+package qemu
+
+const haveTSC = true
+
+// rdtsc reads the time stamp counter of this CPU.
+func rdtsc() uint64
