@@ -11,23 +11,30 @@ import (
 const (
 	headerSize = 12
 	typeAt     = 1
+	flagsAt    = 2
 	lengthAt   = 8
+
 	typeData   = 0
-	typeMax    = 3
+	typeWindow = 1
+	typeGoAway = 3
+	flagSYN    = 1
 )
 
 // Guard checks the yamux frames that are read from r and ends with an error at
-// a frame of a foreign version or type, or with more than MaxFrame bytes of
-// data. Without it, half a header that a dead session left behind could be
+// one that neither side of ours sends: of a foreign version, with more than
+// MaxFrame bytes of data, a ping (yamux answers each from a goroutine of its
+// own, without bound), and where opens is false a stream that the peer opens.
+// Without it, also, half a header that a dead session left behind could be
 // completed by a hello to a frame of hundreds of megabytes.
-func Guard(r io.Reader) io.Reader { return &guard{r: r} }
+func Guard(r io.Reader, opens bool) io.Reader { return &guard{r: r, opens: opens} }
 
 type guard struct {
-	r    io.Reader
-	head [headerSize]byte
-	have int    // bytes of head
-	body uint32 // bytes of data still to come
-	err  error
+	r     io.Reader
+	opens bool
+	head  [headerSize]byte
+	have  int    // bytes of head
+	body  uint32 // bytes of data still to come
+	err   error
 }
 
 func (g *guard) Read(p []byte) (int, error) {
@@ -59,8 +66,10 @@ func (g *guard) check(p []byte) error {
 		g.have = 0
 		size := binary.BigEndian.Uint32(g.head[lengthAt:])
 		switch t := g.head[typeAt]; {
-		case t > typeMax:
+		case t != typeData && t != typeWindow && t != typeGoAway:
 			return fmt.Errorf("read a frame: type %d", t)
+		case g.head[flagsAt+1]&flagSYN != 0 && !g.opens:
+			return fmt.Errorf("read a frame: the peer opens a stream")
 		case t == typeData && size > MaxFrame:
 			return fmt.Errorf("read a frame: %d bytes of data, more than %d", size, MaxFrame)
 		case t == typeData:

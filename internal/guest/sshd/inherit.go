@@ -1,0 +1,54 @@
+package sshd
+
+import (
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+// oomFile says how likely the kernel picks a process when memory is short.
+const oomFile = "/proc/self/oom_score_adj"
+
+// Values of oomFile: the agent is never picked, its children as any process.
+const (
+	oomNever  = "-1000"
+	oomNormal = "0"
+)
+
+// protect keeps the kernel from killing the agent when memory is short: it is
+// the only way into the machine. Best effort; the result undoes it.
+func protect() (undo func()) {
+	old, err := os.ReadFile(oomFile)
+	if err != nil || os.WriteFile(oomFile, []byte(oomNever), 0) != nil {
+		return func() {}
+	}
+	return func() { _ = os.WriteFile(oomFile, old, 0) }
+}
+
+// startCalm starts a program that does not inherit the agent's protection. A
+// child takes over the value its parent has as it forks, and may itself have
+// forked before it could be set from outside; so the parent lets go of it for
+// the moment of the fork.
+func (s *Server) startCalm(p program, attr *os.ProcAttr) (*os.Process, error) {
+	s.forkLock.Lock()
+	defer s.forkLock.Unlock()
+	if old, err := os.ReadFile(oomFile); err == nil && len(old) > 0 && old[0] == '-' {
+		if os.WriteFile(oomFile, []byte(oomNormal), 0) == nil {
+			defer func() { _ = os.WriteFile(oomFile, old, 0) }()
+		}
+	}
+	return os.StartProcess(p.path, p.argv, attr)
+}
+
+// catchIgnored catches the signals that the agent was started to ignore, as
+// one in the background of a shell is for SIGINT. A program inherits what is
+// ignored, but not what is caught, and could not be interrupted.
+func catchIgnored() (undo func()) {
+	caught := make(chan os.Signal, 1) // never read: the signals stay without effect
+	for sig := syscall.Signal(1); sig < 32; sig++ {
+		if signal.Ignored(sig) {
+			signal.Notify(caught, sig)
+		}
+	}
+	return func() { signal.Stop(caught) }
+}

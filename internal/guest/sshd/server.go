@@ -1,0 +1,190 @@
+// Package sshd is the SSH server that runs in the guest.
+//
+// It is reached through one raw port (see package hello): a handshake, then a
+// yamux session in which each stream begins with the line "CONNECT 22", as on
+// Firecracker's vsock. When the host goes away or starts anew, the session and
+// everything in it ends and the handshake begins again.
+package sshd
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/yamux"
+
+	"banger/internal/hello"
+)
+
+// Server is the guest's agent. The zero value of each field is usable.
+type Server struct {
+	Version string // of banger-guest, for the health answer
+	Init    string // what runs as pid 1, for the health answer
+	// Ready tells whether the machine's init has finished. Nil: always.
+	Ready func() bool
+	// Shutdown starts to power the machine off or to reboot it, as how is
+	// hello.Poweroff or hello.Reboot, and returns. Nil: refused.
+	Shutdown func(how string) error
+	// SFTP is the command line that runs SFTP on its stdin and stdout, for
+	// logins of another user than the agent's. Nil: refused for those.
+	SFTP []string
+	Log  *slog.Logger // nil: none
+
+	ending   <-chan struct{} // closed when Serve is to return
+	running  sync.WaitGroup  // streams, and processes of sessions
+	forkLock sync.Mutex      // see startCalm
+}
+
+// Port is the raw port to the host.
+type Port interface {
+	hello.Stream
+	// WaitHost waits until a host is connected. Ports that cannot tell return
+	// at once.
+	WaitHost(ctx context.Context) error
+}
+
+// helloWait bounds how long a stream may take to say where it goes.
+const helloWait = 10 * time.Second
+
+// Ask says hello on the port, for as many hosts as come and go, until one has
+// answered. See hello.Ask.
+func Ask(ctx context.Context, port Port, stage string) (hello.Config, hello.Stream, error) {
+	for {
+		if err := port.WaitHost(ctx); err != nil {
+			return hello.Config{}, nil, err
+		}
+		cfg, st, err := hello.Ask(ctx, port, stage)
+		if !errors.Is(err, io.EOF) || ctx.Err() != nil {
+			return cfg, st, err
+		}
+	}
+}
+
+// Serve serves one host after the other on the port until ctx ends, whose
+// cause it returns, or the port breaks. It returns when all that it started
+// has ended.
+func (s *Server) Serve(ctx context.Context, port Port) error {
+	if s.Log == nil {
+		s.Log = slog.New(slog.DiscardHandler)
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	s.ending = ctx.Done()
+	defer s.running.Wait()
+	defer cancel(nil) // before that wait
+	defer catchIgnored()()
+	defer protect()()
+	for {
+		cfg, st, err := Ask(ctx, port, hello.Agent)
+		if err != nil {
+			return err
+		}
+		s.Log.Debug("host is there", "id", cfg.ID)
+		err = s.session(ctx, cfg, st)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		s.Log.Debug("host is gone", "err", err)
+	}
+}
+
+// session serves one host until it goes away. It does not wait for what it
+// started: a new host is not to suffer from a process that ends slowly.
+func (s *Server) session(ctx context.Context, cfg hello.Config, st hello.Stream) error {
+	id, err := newIdentity(cfg)
+	if err != nil {
+		s.Log.Error("use the configuration", "err", err) // and refuse each connection: the host sees why
+	}
+	mux, err := yamux.Server(&link{st, hello.Guard(st, true)}, muxConfig())
+	if err != nil {
+		return err
+	}
+	defer mux.Close()
+	for {
+		c, err := mux.AcceptStreamWithContext(ctx)
+		if err != nil {
+			return err
+		}
+		s.running.Go(func() {
+			defer c.Close()
+			if err := s.stream(&chunked{c}, id); err != nil {
+				s.Log.Debug("stream ended", "err", err)
+			}
+		})
+	}
+}
+
+func muxConfig() *yamux.Config {
+	c := yamux.DefaultConfig()
+	c.EnableKeepAlive = false // a machine that is paused must not lose its connections
+	c.ConnectionWriteTimeout = 24 * time.Hour
+	c.MaxStreamWindowSize = 4 << 20
+	c.LogOutput = io.Discard
+	return c
+}
+
+// stream answers the CONNECT line of one stream and hands it to its service.
+func (s *Server) stream(c net.Conn, id *identity) error {
+	if err := c.SetDeadline(time.Now().Add(helloWait)); err != nil {
+		return err
+	}
+	port, err := readConnect(c)
+	if err != nil {
+		return err
+	}
+	switch port {
+	case hello.SSHPort:
+		if _, err := fmt.Fprintf(c, "OK %d\n", port); err != nil {
+			return err
+		}
+		return s.ssh(c, id)
+	default: // closed without an answer, as Firecracker does
+		return fmt.Errorf("connect to port %d: nothing there", port)
+	}
+}
+
+// readConnect reads "CONNECT <port>\n" and not a byte more.
+func readConnect(r io.Reader) (int, error) {
+	var line [len("CONNECT 4294967295\n")]byte
+	for n := range line {
+		if _, err := io.ReadFull(r, line[n:n+1]); err != nil {
+			return 0, fmt.Errorf("read CONNECT: %w", err)
+		}
+		if line[n] != '\n' {
+			continue
+		}
+		word, ok := bytes.CutPrefix(line[:n], []byte("CONNECT "))
+		port, err := strconv.ParseUint(string(word), 10, 32)
+		if !ok || err != nil {
+			return 0, fmt.Errorf("read CONNECT: %q", line[:n])
+		}
+		return int(port), nil
+	}
+	return 0, errors.New("read CONNECT: line too long")
+}
+
+// link is the port as a yamux session sees it. Close ends the session's reads
+// and writes but keeps the port open: it can be opened only once.
+type link struct {
+	hello.Stream
+	guard io.Reader
+}
+
+func (l *link) Read(p []byte) (int, error) { return l.guard.Read(p) }
+
+func (l *link) Close() error {
+	past := time.Unix(1, 0)
+	return errors.Join(l.SetReadDeadline(past), l.SetWriteDeadline(past))
+}
+
+// chunked keeps the frames of a stream short. See hello.MaxFrame.
+type chunked struct{ net.Conn }
+
+func (c *chunked) Write(p []byte) (int, error) { return hello.Chunk(c.Conn, p) }

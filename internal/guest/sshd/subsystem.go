@@ -1,0 +1,104 @@
+package sshd
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/pkg/sftp"
+	"golang.org/x/sys/unix"
+
+	"banger/internal/hello"
+)
+
+// subsystem starts a subsystem by its name.
+func (s *session) subsystem(name string) (ok bool, then func()) {
+	switch name {
+	case "sftp":
+		return s.sftp()
+	case hello.HealthSubsystem:
+		return true, func() { s.finish(s.health()) }
+	case hello.ShutdownSubsystem:
+		return true, func() { s.finish(s.shutdown()) }
+	}
+	return false, nil
+}
+
+// finish ends the session of a subsystem of ours.
+func (s *session) finish(err error) {
+	status := 0
+	if err != nil {
+		fmt.Fprintf(s.ch.Stderr(), "banger: %s\n", err)
+		status = 1
+	}
+	exit(s.ch, status)
+}
+
+// sftp serves files: for the agent's own user here, for another in a process
+// that runs as that user.
+func (s *session) sftp() (ok bool, then func()) {
+	u, err := lookupUser(s.conn.ssh.User())
+	if err != nil {
+		return true, func() { s.refuse(notRunnable("%s", err)) }
+	}
+	dir := "/"
+	if isDir(u.home) {
+		dir = u.home
+	}
+	if int(u.uid) == os.Getuid() {
+		return true, func() { s.finish(ServeSFTP(s.ch, dir)) }
+	}
+	if len(s.conn.srv.SFTP) == 0 {
+		return false, nil
+	}
+	argv := s.conn.srv.SFTP
+	return true, s.run(program{path: argv[0], argv: argv, dir: dir, user: u, env: []string{"HOME=" + u.home}}, nil)
+}
+
+// ServeSFTP serves files as the current user until the client ends; paths that
+// are not absolute are from dir. It is what the SFTP command line of Server
+// has to run on its stdin and stdout.
+func ServeSFTP(rw io.ReadWriteCloser, dir string) error {
+	srv, err := sftp.NewServer(rw, sftp.WithServerWorkingDirectory(dir))
+	if err != nil {
+		return fmt.Errorf("serve sftp: %w", err)
+	}
+	defer srv.Close()
+	if err := srv.Serve(); err != nil && !errors.Is(err, io.EOF) {
+		return fmt.Errorf("serve sftp: %w", err)
+	}
+	return nil
+}
+
+func (s *session) health() error {
+	h := hello.Health{Version: s.conn.srv.Version, Init: s.conn.srv.Init, Ready: true}
+	if s.conn.srv.Ready != nil {
+		h.Ready = s.conn.srv.Ready()
+	}
+	var up unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &up); err != nil {
+		return fmt.Errorf("read the clock: %w", err)
+	}
+	h.UptimeMS = time.Duration(up.Nano()).Milliseconds()
+	return json.NewEncoder(s.ch).Encode(h)
+}
+
+func (s *session) shutdown() error {
+	line, err := bufio.NewReader(io.LimitReader(s.ch, 32)).ReadString('\n')
+	how := strings.TrimSuffix(line, "\n")
+	if err != nil || how != hello.Poweroff && how != hello.Reboot {
+		return fmt.Errorf("shut down: want %s or %s, not %q", hello.Poweroff, hello.Reboot, how)
+	}
+	if s.conn.srv.Shutdown == nil {
+		return errors.New("shut down: this machine has no way to")
+	}
+	if err := s.conn.srv.Shutdown(how); err != nil {
+		return fmt.Errorf("shut down: %w", err)
+	}
+	return nil
+}
