@@ -27,6 +27,8 @@ type VMSpec struct {
 	Init   string `json:"init,omitempty"`   // auto, banger or systemd
 	Net    string `json:"net,omitempty"`    // nat or none
 	Accel  string `json:"accel,omitempty"`  // auto, kvm or tcg
+	// BootTimeout is how long a start waits for the guest to answer, in seconds.
+	BootTimeout int `json:"boot_timeout,omitempty"`
 }
 
 // VM is one machine: vms/ID/vm.json.
