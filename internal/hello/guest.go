@@ -24,9 +24,13 @@ const (
 // use. An io.EOF means that no host is connected. When ctx ends, its cause is
 // the error. Deadlines of s are cleared on return.
 func Ask(ctx context.Context, s Stream, stage string) (Config, Stream, error) {
+	return ask(ctx, s, stage, firstWait)
+}
+
+func ask(ctx context.Context, s Stream, stage string, first time.Duration) (Config, Stream, error) {
 	defer watch(ctx, s)()
 	in := &lines{s: s, max: MaxOK}
-	wait, filler := firstWait, false
+	wait, filler := first, false
 	for {
 		g := fmt.Sprintf("%016x", rand.Uint64()) // has to be fresh, not secret: waits for no entropy
 		until := time.Now().Add(wait)
@@ -39,7 +43,7 @@ func Ask(ctx context.Context, s Stream, stage string) (Config, Stream, error) {
 		case err == nil:
 			return cfg, &session{Stream: s, rest: in.buf}, nil
 		case err == errReset:
-			wait, filler = firstWait, false
+			wait, filler = first, false
 		case isTimeout(err) && ctx.Err() == nil:
 			wait, filler = min(2*wait, lastWait), true
 		default:

@@ -1,6 +1,7 @@
 package hello
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -27,6 +28,8 @@ type Host struct {
 	// this one, in the middle of a frame even. For a machine that was just
 	// started it saves 64 KiB on the way to leave it out.
 	Resume bool
+
+	wait time.Duration // for a go, at first; zero is firstWait
 }
 
 // Answer asks the guest for a hello and answers each until the agent's
@@ -50,7 +53,8 @@ func (h *Host) answer(ctx context.Context, s Stream) (Stream, error) {
 	}
 	var stage, nonce string // of the newest ok, until its go
 	var until time.Time
-	wait := firstWait
+	first := cmp.Or(h.wait, firstWait)
+	wait := first
 	for {
 		line, err := in.next(ctx, until)
 		switch {
@@ -72,7 +76,7 @@ func (h *Host) answer(ctx context.Context, s Stream) (Stream, error) {
 			}
 			until = time.Now().Add(wait)
 		case len(w) == 2 && w[0] == "go" && nonce != "" && w[1] == nonce:
-			nonce, until, wait = "", time.Time{}, firstWait
+			nonce, until, wait = "", time.Time{}, first
 			if h.Done != nil {
 				h.Done(stage)
 			}
