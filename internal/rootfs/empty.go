@@ -19,9 +19,8 @@ const (
 
 // Empty creates path as a sparse, writable ext4 file system with a journal, of
 // 64 MiB to 16 TiB; path must not exist. It takes milliseconds, whatever the
-// size, because groups are marked as not yet written (uninit_bg). The kernel
-// can grow it online up to 1 TiB and beyond if it was made no larger than that.
-// The file is not synced: that is the business of whoever records the disk.
+// size, because groups are marked as not yet written (uninit_bg). resize2fs can
+// grow it. The file is not synced: that is the business of whoever records it.
 //
 // Errors are *banger.Error: Invalid for the size, Exists, Exhausted.
 func Empty(path string, size int64) error {

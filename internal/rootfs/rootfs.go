@@ -7,6 +7,7 @@
 package rootfs
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -156,7 +157,7 @@ func (b *builder) readAll() ([][]entry, error) {
 	for i := range order {
 		order[i] = i
 	}
-	slices.SortStableFunc(order, func(i, j int) int { return int(min(max(b.layers[j].Size-b.layers[i].Size, -1), 1)) })
+	slices.SortStableFunc(order, func(i, j int) int { return cmp.Compare(b.layers[j].Size, b.layers[i].Size) })
 	queue := make(chan int, len(order))
 	for _, i := range order {
 		queue <- i
