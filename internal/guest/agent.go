@@ -1,32 +1,68 @@
 package guest
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
+	"runtime/debug"
+	"strings"
 	"syscall"
+	"time"
+
+	"banger/internal/guest/sshd"
+	"banger/internal/hello"
 )
 
-// PowerOff asks pid 1, whatever it is, to end the machine in good order.
-func PowerOff() error { return syscall.Kill(1, sigPowerOff) }
-
-// Reboot asks pid 1, whatever it is, to start the machine anew in good order.
-func Reboot() error { return syscall.Kill(1, sigReboot) }
-
-// runAgent is the SSH agent. It never ends but by an error.
-func runAgent() error {
-	// The last to go when memory runs out: without it the machine is lost to its owner.
-	if err := os.WriteFile("/proc/self/oom_score_adj", []byte("-1000"), 0); err != nil {
-		return fmt.Errorf("keep from the OOM killer: %w", err)
-	}
-	port, err := OpenPort()
+// runAgent is the SSH agent beside the init of that name. It returns only with an error.
+func runAgent(init string) error {
+	port, err := openPort()
 	if err != nil {
 		return err
+	}
+	srv := &sshd.Server{
+		Init:     init,
+		Shutdown: endMachineBy,
+		SFTP:     []string{Program, roleSFTP},
+	}
+	if info, ok := debug.ReadBuildInfo(); ok {
+		srv.Version = info.Main.Version
+	}
+	if init == initSystemd {
+		srv.Ready = systemdReady
 	}
 	if err := notifyReady(os.Getenv("NOTIFY_SOCKET")); err != nil {
 		return err
 	}
-	return serve(port)
+	// The socket is the agent's alone: what a session starts has nothing to say to systemd.
+	os.Unsetenv("NOTIFY_SOCKET")
+	return srv.Serve(context.Background(), port) // as long as the machine lives
+}
+
+// endMachineBy asks pid 1, whatever it is, to end the machine in good order.
+func endMachineBy(how string) error {
+	sig := sigPowerOff
+	if how == hello.Reboot {
+		sig = sigReboot
+	}
+	return syscall.Kill(1, sig)
+}
+
+// readyWait bounds how long systemd may take to say how it is.
+const readyWait = 5 * time.Second
+
+// systemdReady reports whether systemd has done all that a start means. A
+// failed unit does not hold it up: systemd calls that degraded.
+func systemdReady() bool {
+	ctx, cancel := context.WithTimeout(context.Background(), readyWait)
+	defer cancel()
+	state, _ := exec.CommandContext(ctx, "systemctl", "is-system-running").Output() // its exit status says the same
+	switch strings.TrimSpace(string(state)) {
+	case "running", "degraded", "maintenance":
+		return true
+	}
+	return false
 }
 
 // notifyReady tells systemd that the service is up: no host is answered before,

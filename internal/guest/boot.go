@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"banger/internal/guest/sshd"
 	"banger/internal/hello"
 )
 
@@ -103,14 +104,14 @@ func (b *boot) run() error {
 
 // sayHello opens the port to the host and asks for the configuration.
 func (b *boot) sayHello() error {
-	port, err := OpenPort()
+	port, err := openPort()
 	if err != nil {
 		return err
 	}
 	b.host, b.asked = port, make(chan answer, 1)
 	go func() {
 		// Nothing bounds the wait: a machine without a host has nothing to do.
-		cfg, _, err := port.Ask(context.Background(), hello.Boot)
+		cfg, _, err := sshd.Ask(context.Background(), port, hello.Boot)
 		b.asked <- answer{cfg, err}
 	}()
 	return nil
@@ -118,7 +119,8 @@ func (b *boot) sayHello() error {
 
 // mountBootDisk mounts the boot disk where Program says.
 func mountBootDisk() error {
-	if err := os.Mkdir("/run/banger", 0o700); err != nil {
+	// Other users may pass through: their file transfers run the program too.
+	if err := os.Mkdir("/run/banger", 0o711); err != nil {
 		return err
 	}
 	err := mountAll([]mountPoint{{dir: "/run/banger/boot", source: bootDisk, fstype: "ext4", flags: unix.MS_RDONLY | noSetuid, data: "noload"}})

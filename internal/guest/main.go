@@ -2,40 +2,55 @@
 package guest
 
 import (
-	"fmt"
+	"io"
 	"os"
+
+	"banger/internal/guest/sshd"
 )
 
 // Program is where a booted machine finds this very program: on the boot disk,
 // which all machines share.
 const Program = "/run/banger/boot/banger-guest"
 
+// The roles of the program, as its first argument.
+const (
+	roleInit  = "init"  // pid 1 after the boot, when the image has no systemd
+	roleAgent = "agent" // then the name of the init
+	roleSFTP  = "sftp"  // on stdin and stdout, as the user that runs it
+)
+
+const usage = `usage: banger-guest agent INIT    serve the host over SSH; INIT is banger or systemd
+       banger-guest sftp          serve files on stdin and stdout
+As pid 1 it boots the machine.`
+
 // Main is the program: its pid and its arguments choose the role. It returns
 // the exit code; as pid 1 it never does.
 func Main(pid int, args []string) int {
-	role := ""
-	if len(args) > 1 {
-		role = args[1]
-	}
+	args = append(args, "", "")[1:]
+	var err error
 	switch {
-	case pid == 1 && role == roleInit:
-		runInit(args[2:])
+	case pid == 1 && args[0] == roleInit && args[1] != "":
+		runInit(args[1])
 	case pid == 1:
-		// The kernel hands its unknown words to init as arguments: no roles of ours.
+		// The kernel hands the words it does not know to init: no roles of ours.
 		Boot()
-	case role == roleAgent:
-		if err := runAgent(); err != nil {
-			fmt.Fprintf(os.Stderr, "banger-guest agent: %v\n", err)
-			return 1
-		}
+	case args[0] == roleAgent && args[1] != "":
+		err = runAgent(args[1])
+	case args[0] == roleSFTP:
+		err = sshd.ServeSFTP(stdio{os.Stdin, os.Stdout}, ".")
 	default:
-		fmt.Fprintln(os.Stderr, "usage: banger-guest agent\nAs pid 1 it boots the machine.")
+		os.Stderr.WriteString(usage + "\n")
 		return 2
+	}
+	if err != nil {
+		say("%s: %v", args[0], err)
+		return 1
 	}
 	return 0
 }
 
-const (
-	roleAgent = "agent"
-	roleInit  = "banger-init" // pid 1 after the boot, when the image has no init of its own
-)
+// stdio is one stream of the two.
+type stdio struct {
+	io.Reader
+	io.WriteCloser
+}

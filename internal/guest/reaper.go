@@ -50,11 +50,10 @@ func becomeInit(own *os.File) error {
 // runInit is banger's own init: it keeps the agent running, reaps what others
 // left behind and ends the machine when told. It never returns. Nothing in it
 // may use os/exec, whose children wait4(-1) would take away.
-func runInit(args []string) {
-	own := ""
-	if len(args) > 0 {
-		own = "/proc/self/fd/" + args[0]
-	}
+//
+// own is the number of the descriptor that becomeInit has left open.
+func runInit(own string) {
+	own = "/proc/self/fd/" + own
 	// Ctrl-Alt-Del, which a VMM can send, becomes a SIGINT for pid 1.
 	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_CAD_OFF)
 	children := make(chan os.Signal, 1)
@@ -90,7 +89,7 @@ func (a *agentKeeper) start() {
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err == nil {
 		defer null.Close()
-		a.pid, err = syscall.ForkExec(Program, []string{Program, roleAgent}, &syscall.ProcAttr{
+		a.pid, err = syscall.ForkExec(Program, []string{Program, roleAgent, initBanger}, &syscall.ProcAttr{
 			Dir:   "/",
 			Env:   os.Environ(),
 			Files: []uintptr{null.Fd(), 1, 2}, // the console, which the host keeps
@@ -159,7 +158,7 @@ func awaitChildless(children <-chan os.Signal) bool {
 func finish(own string, how int) {
 	unix.Sync()
 	for _, dir := range []string{"/", own} {
-		if err := unix.Mount("", dir, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil && dir != "" {
+		if err := unix.Mount("", dir, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
 			say("make %s read-only: %v", dir, err)
 		}
 	}

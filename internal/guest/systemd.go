@@ -25,7 +25,7 @@ StartLimitIntervalSec=0
 
 [Service]
 Type=notify
-ExecStart=` + Program + ` ` + roleAgent + `
+ExecStart=` + Program + ` ` + roleAgent + ` ` + initSystemd + `
 StandardOutput=file:/dev/console
 StandardError=file:/dev/console
 Restart=always

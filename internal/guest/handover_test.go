@@ -1,0 +1,94 @@
+package guest
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"banger/internal/hello"
+)
+
+// fakeRoot makes a root directory of programs ("/path") and symlinks ("/path -> target").
+func fakeRoot(t *testing.T, entries ...string) string {
+	t.Helper()
+	root := t.TempDir()
+	for _, e := range entries {
+		path, target, isLink := strings.Cut(e, " -> ")
+		path = filepath.Join(root, path)
+		err := os.MkdirAll(filepath.Dir(path), 0o755)
+		if err == nil && isLink {
+			err = os.Symlink(target, path)
+		} else if err == nil {
+			err = os.WriteFile(path, nil, 0o755)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return root
+}
+
+func TestChooseInit(t *testing.T) {
+	merged := []string{"/usr/lib/systemd/systemd", "/lib -> usr/lib", "/usr/sbin/init -> /lib/systemd/systemd", "/sbin -> usr/sbin"}
+	for _, c := range []struct {
+		name, want string
+		root       []string
+		path       string
+		fails      string
+	}{
+		{name: "merged /usr", root: merged, path: "/usr/lib/systemd/systemd"},
+		{name: "merged /usr, said", want: "systemd", root: merged, path: "/usr/lib/systemd/systemd"},
+		{name: "merged /usr, not wanted", want: "banger", root: merged},
+		{name: "split /usr", root: []string{"/lib/systemd/systemd"}, path: "/lib/systemd/systemd"},
+		{name: "absolute links stay inside", root: []string{"/opt/sd/systemd", "/sbin/init -> /opt/sd/systemd"}, path: "/opt/sd/systemd"},
+		{name: "links that climb stay inside", root: []string{"/opt/systemd", "/sbin/init -> ../../../../opt/systemd"}, path: "/opt/systemd"},
+		{name: "another init", root: []string{"/bin/busybox", "/sbin/init -> /bin/busybox"}},
+		{name: "another init, systemd wanted", want: "systemd", root: []string{"/bin/busybox", "/sbin/init -> /bin/busybox"}, fails: "no systemd"},
+		{name: "dangling", root: []string{"/sbin/init -> /lib/systemd/systemd"}},
+		{name: "loop", root: []string{"/sbin/init -> /sbin/init"}},
+		{name: "scratch", want: "auto"},
+		{name: "unknown", want: "runit", fails: `"runit"`},
+	} {
+		got, err := chooseInit(fakeRoot(t, c.root...), c.want)
+		switch {
+		case c.fails != "" && (err == nil || !strings.Contains(err.Error(), c.fails)):
+			t.Errorf("%s: error %v, want one with %q", c.name, err, c.fails)
+		case c.fails == "" && (err != nil || got != c.path):
+			t.Errorf("%s: got %q, %v, want %q", c.name, got, err, c.path)
+		}
+	}
+}
+
+func TestChooseInitNeedsAProgram(t *testing.T) {
+	root := fakeRoot(t, "/lib/systemd/systemd")
+	if err := os.Chmod(filepath.Join(root, "lib/systemd/systemd"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := chooseInit(root, ""); got != "" || err != nil {
+		t.Errorf("got %q, %v", got, err)
+	}
+}
+
+func TestSystemdFiles(t *testing.T) {
+	files := systemdFiles(&hello.Net{MAC: "52:54:00:62:67:01"})
+	for path := range files {
+		if !strings.HasPrefix(path, "/run/") {
+			t.Errorf("%s is written into the machine's disk", path)
+		}
+	}
+	unit := files["/run/systemd/system/banger-vsock-agent.service"]
+	for _, line := range []string{"Type=notify", "DefaultDependencies=no", "ExecStart=/run/banger/boot/banger-guest agent", "OOMPolicy=continue"} {
+		if !strings.Contains(unit, "\n"+line) {
+			t.Errorf("the agent's unit lacks %s:\n%s", line, unit)
+		}
+	}
+	if link := files["/run/systemd/network/00-banger.link"]; !strings.Contains(link, "MACAddress=52:54:00:62:67:01") {
+		t.Errorf("got %q", link)
+	}
+	for path := range systemdFiles(nil) {
+		if strings.Contains(path, "/network/") {
+			t.Errorf("%s is written without a network", path)
+		}
+	}
+}
