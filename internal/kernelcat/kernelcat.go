@@ -123,7 +123,8 @@ func fail(kind banger.Kind, cause error, format string, args ...any) *banger.Err
 
 // orExhausted gives an error of a full disk or quota its kind.
 func orExhausted(err error) error {
-	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+	full := errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
+	if full && !banger.IsKind(err, banger.Exhausted) {
 		return banger.Errorf(banger.Exhausted, "%w", err)
 	}
 	return err
