@@ -148,7 +148,7 @@ func (m *image) files() map[string]*file {
 		}
 		for b := f.data; len(b) > 0; {
 			number, size := binary.LittleEndian.Uint32(b), binary.LittleEndian.Uint16(b[4:])
-			name := string(b[8 : 8+b[6]])
+			name := string(b[8 : 8+int(b[6])])
 			if number != 0 && name != "." && name != ".." {
 				walk(strings.TrimPrefix(path+"/"+name, "./"), number)
 			}
