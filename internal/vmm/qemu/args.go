@@ -2,7 +2,6 @@ package qemu
 
 import (
 	"fmt"
-	"runtime"
 	"strings"
 
 	"banger"
@@ -64,9 +63,6 @@ func (l launch) kernelWords() []string {
 
 // args is the whole command line of QEMU after its name.
 func (l launch) args(spec vmm.Spec) ([]string, error) {
-	if runtime.GOARCH != "amd64" {
-		return nil, banger.Errorf(banger.Unsupported, "run QEMU on %s: the microvm machine is x86_64 only", runtime.GOARCH)
-	}
 	if len(spec.Disks) > maxDisks {
 		return nil, banger.Errorf(banger.Invalid, "machine with %d disks: QEMU's microvm takes %d", len(spec.Disks), maxDisks)
 	}
@@ -109,7 +105,7 @@ func (l launch) args(spec vmm.Spec) ([]string, error) {
 	}
 	return append(a,
 		// Port 0 is the console's by definition; the default of 31 ports makes the
-		// guest set up 64 queues.
+		// guest set up 64 queues, which costs 0.2 s under tcg.
 		"-device", "virtio-serial-device,max_ports=2",
 		"-chardev", fmt.Sprintf("socket,id=agent,fd=%d,server=on,wait=off", agentFD),
 		"-device", "virtserialport,nr=1,chardev=agent,name="+escape(vmm.AgentPort),

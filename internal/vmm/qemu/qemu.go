@@ -21,20 +21,15 @@ const (
 	minMinor = 2
 )
 
-// kvmTimeout bounds a start under KVM where emulation is the way out: a working
-// one takes some 30 ms until QEMU answers.
-const kvmTimeout = 10 * time.Second
-
-// startTimeout bounds any start up to QEMU's answer, so that one that hangs is
-// an error also where ctx has no deadline. It is long because a host in swap is slow.
-const startTimeout = 60 * time.Second
-
 // Driver starts machines in QEMU.
 type Driver struct {
 	binary string // name looked up in PATH, or a path
 	host   host
 	// The host's TSC does not change, so one measurement serves all machines.
 	tsc func() (int, error)
+	// kvmWait bounds a start under KVM where emulation is the way out, startWait
+	// any other, so that a QEMU that hangs is an error also where ctx has no end.
+	kvmWait, startWait time.Duration
 }
 
 // New gives the driver for this host. It touches nothing yet.
@@ -43,6 +38,8 @@ func New() *Driver {
 		binary: "qemu-system-x86_64",
 		host:   host{arch: runtime.GOARCH, cpuinfo: "/proc/cpuinfo", kvm: "/dev/kvm"},
 		tsc:    sync.OnceValues(measureTSC),
+		// QEMU answers within 0.1 s; a host in swap is very much slower.
+		kvmWait: 10 * time.Second, startWait: time.Minute,
 	}
 }
 
@@ -55,7 +52,7 @@ func features() vmm.Features {
 func (d *Driver) Probe(ctx context.Context) (vmm.Info, error) {
 	info := vmm.Info{Name: "qemu", Features: features()}
 	var err error
-	if info.Path, err = hostcmd.Look(d.binary); err != nil {
+	if info.Path, err = d.look(); err != nil {
 		return info, err
 	}
 	if info.Version, err = d.version(ctx, info.Path); err != nil {
@@ -67,7 +64,7 @@ func (d *Driver) Probe(ctx context.Context) (vmm.Info, error) {
 	}
 	info.Accel, info.AccelReason = choices[0].accel, choices[0].reason
 	if info.Accel == vmm.AccelKVM {
-		// Without a machine QEMU still opens KVM; -S and the closed stdin end it.
+		// Even for no machine QEMU sets KVM up.
 		_, err := hostcmd.Output(ctx, hostcmd.Cmd{Path: info.Path, Stdin: strings.NewReader(quitQMP),
 			Args: []string{"-M", "none", "-accel", "kvm", "-nodefaults", "-no-user-config", "-display", "none", "-qmp", "stdio"}})
 		if err != nil {
@@ -75,6 +72,14 @@ func (d *Driver) Probe(ctx context.Context) (vmm.Info, error) {
 		}
 	}
 	return info, ctx.Err()
+}
+
+// look finds QEMU.
+func (d *Driver) look() (string, error) {
+	if d.host.arch != "amd64" {
+		return "", banger.Errorf(banger.Unsupported, "run QEMU on %s: its microvm machine is x86_64 only", d.host.arch)
+	}
+	return hostcmd.Look(d.binary)
 }
 
 const quitQMP = `{"execute":"qmp_capabilities"}` + "\n" + `{"execute":"quit"}` + "\n"
@@ -108,7 +113,7 @@ func (d *Driver) Start(ctx context.Context, spec vmm.Spec) (vmm.Machine, error) 
 	if err := spec.Validate(); err != nil {
 		return nil, err
 	}
-	path, err := hostcmd.Look(d.binary)
+	path, err := d.look()
 	if err != nil {
 		return nil, err
 	}
@@ -117,9 +122,9 @@ func (d *Driver) Start(ctx context.Context, spec vmm.Spec) (vmm.Machine, error) 
 		return nil, err
 	}
 	for i, c := range choices {
-		timeout, last := kvmTimeout, i == len(choices)-1
+		timeout, last := d.kvmWait, i == len(choices)-1
 		if last {
-			timeout = startTimeout
+			timeout = d.startWait
 		}
 		m, err := d.try(ctx, path, spec, c, timeout)
 		var bad *badStart
@@ -176,7 +181,7 @@ func (d *Driver) launch(ctx context.Context, path string, spec vmm.Spec, l launc
 	if m.info.Accel, m.info.Version, err = m.running(ctx); err == nil {
 		return m, nil
 	}
-	bad := &badStart{cause: err}
+	bad := &badStart{cause: err, args: args}
 	if ctx.Err() == nil {
 		// QEMU closed QMP: it is about to end and its exit code is worth having.
 		select {
@@ -194,20 +199,26 @@ func (d *Driver) launch(ctx context.Context, path string, spec vmm.Spec, l launc
 // badStart is a QEMU that did not come to run its machine.
 type badStart struct {
 	cause error
+	args  []string
 	exit  vmm.Exit
 }
 
-// Error prefers QEMU's own words.
+// Error prefers QEMU's own words, without the option that they repeat: it is
+// long and the user did not write it.
 func (e *badStart) Error() string {
-	if e.exit.Output != "" {
-		return e.exit.Output
+	if e.exit.Output == "" {
+		return e.cause.Error()
 	}
-	return e.cause.Error()
+	words := strings.TrimPrefix(e.exit.Output, "qemu-system-x86_64: ")
+	for i := range e.args[1:] {
+		words = strings.TrimPrefix(words, e.args[i]+" "+e.args[i+1]+": ")
+	}
+	return words
 }
 
 func (e *badStart) withKVM() string {
 	if e.exit.Output != "" {
-		return "QEMU with KVM ended at once: " + e.exit.Output
+		return "QEMU with KVM ended at once: " + e.Error()
 	}
 	return "QEMU with KVM did not start: " + e.cause.Error()
 }
