@@ -62,14 +62,16 @@ func (c *cpio) fail(err error) {
 	}
 }
 
-// write writes p and pads it to four bytes.
 func (c *cpio) write(p []byte) {
-	if c.err != nil {
+	if c.err != nil || len(p) == 0 {
 		return
 	}
-	_, err := c.w.Write(append(p, make([]byte, -len(p)&3)...))
+	_, err := c.w.Write(p)
 	c.fail(diskError(err))
 }
+
+// pad fills up to four bytes what is n bytes long.
+func (c *cpio) pad(n int64) { c.write(make([]byte, -n&3)) }
 
 // header starts an entry: 13 fields of 8 hexadecimal digits, then the name.
 func (c *cpio) header(e cpioEntry) {
@@ -81,6 +83,7 @@ func (c *cpio) header(e cpioEntry) {
 	h := fmt.Sprintf("070701%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%s\x00",
 		c.inode, e.mode, 0, 0, links, 0, e.size, 0, 0, e.major, e.minor, len(e.name)+1, 0, e.name)
 	c.write([]byte(h))
+	c.pad(int64(len(h)))
 }
 
 // file copies a file, which must have the size that it claims.
@@ -112,7 +115,5 @@ func (c *cpio) file(name string, mode uint32, f File) {
 		c.fail(invalid("%s does not have the %d bytes that it should", name, f.Size))
 		return
 	}
-	if pad := -n & 3; pad > 0 {
-		c.write(make([]byte, pad))
-	}
+	c.pad(n)
 }
