@@ -24,7 +24,7 @@ func runAgent(init string) error {
 	srv := &sshd.Server{
 		Init:     init,
 		Shutdown: endMachineBy,
-		SFTP:     []string{Program, roleSFTP},
+		SFTP:     []string{itself, roleSFTP},
 	}
 	if info, ok := debug.ReadBuildInfo(); ok {
 		srv.Version = info.Main.Version

@@ -31,9 +31,9 @@ func Boot() {
 
 // boot is what the steps of one boot have found out.
 type boot struct {
-	asked chan answer  // the host's answer to step 3, once
-	host  hello.Stream // where to tell a failure, from step 3 on
-	own   *os.File     // the machine's own file system, from step 5 on
+	asked chan answer      // the host's answer to step 3, once
+	host  *sshd.VirtioPort // from step 3 on, until the agent needs it
+	own   *os.File         // the machine's own file system, from step 5 on
 }
 
 type answer struct {
@@ -41,7 +41,7 @@ type answer struct {
 	err error
 }
 
-// run returns only with an error: it ends in another program.
+// run returns only with an error.
 func (b *boot) run() error {
 	// 1. What the kernel shows of itself and of its devices.
 	if err := mountAll(kernelMounts); err != nil {
@@ -68,11 +68,8 @@ func (b *boot) run() error {
 	if err := switchRoot(); err != nil {
 		return err
 	}
-	// 7. The mounts of every machine, and the disk that holds the agent.
+	// 7. The mounts of every machine.
 	if err := mountAll(machineMounts); err != nil {
-		return err
-	}
-	if err := mountBootDisk(); err != nil {
 		return err
 	}
 	// 8. Who the machine is, as the host says.
@@ -93,13 +90,20 @@ func (b *boot) run() error {
 	if err != nil {
 		return err
 	}
-	if systemd == "" {
-		return becomeInit(b.own)
+	if systemd != "" {
+		if err := prepareSystemd(cfg.Net); err != nil {
+			return err
+		}
+		return execInit(systemd) // which closes the port
 	}
-	if err := prepareSystemd(cfg.Net); err != nil {
+	if err := mountAll(ownMounts); err != nil {
 		return err
 	}
-	return execInit(systemd)
+	if err := b.host.Close(); err != nil {
+		return fmt.Errorf("leave the port to the agent: %w", err)
+	}
+	runInit(b.own)
+	return nil
 }
 
 // sayHello opens the port to the host and asks for the configuration.
@@ -114,19 +118,6 @@ func (b *boot) sayHello() error {
 		cfg, _, err := sshd.Ask(context.Background(), port, hello.Boot)
 		b.asked <- answer{cfg, err}
 	}()
-	return nil
-}
-
-// mountBootDisk mounts the boot disk where Program says.
-func mountBootDisk() error {
-	// Other users may pass through: their file transfers run the program too.
-	if err := os.Mkdir("/run/banger", 0o711); err != nil {
-		return err
-	}
-	err := mountAll([]mountPoint{{dir: "/run/banger/boot", source: bootDisk, fstype: "ext4", flags: unix.MS_RDONLY | noSetuid, data: "noload"}})
-	if err != nil {
-		return fmt.Errorf("%w (%s)", err, bootDisk)
-	}
 	return nil
 }
 

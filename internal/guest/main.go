@@ -8,13 +8,11 @@ import (
 	"banger/internal/guest/sshd"
 )
 
-// Program is where a booted machine finds this very program: on the boot disk,
-// which all machines share.
-const Program = "/run/banger/boot/banger-guest"
+// itself is this very program, also where its file is out of reach.
+const itself = "/proc/self/exe"
 
 // The roles of the program, as its first argument.
 const (
-	roleInit  = "init"  // pid 1 after the boot, when the image has no systemd
 	roleAgent = "agent" // then the name of the init
 	roleSFTP  = "sftp"  // on stdin and stdout, as the user that runs it
 )
@@ -29,8 +27,6 @@ func Main(pid int, args []string) int {
 	args = append(args, "", "")[1:]
 	var err error
 	switch {
-	case pid == 1 && args[0] == roleInit && args[1] != "":
-		runInit(args[1])
 	case pid == 1:
 		// The kernel hands the words it does not know to init: no roles of ours.
 		Boot()

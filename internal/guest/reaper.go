@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"strconv"
 	"syscall"
 	"time"
 
@@ -37,23 +36,11 @@ const stopWait = 5 * time.Second
 // at once must not eat the machine.
 const restartWait = time.Second
 
-// becomeInit turns pid 1 into banger's own init: this program again, but from
-// the boot disk, which frees the initramfs and closes the port for the agent.
-func becomeInit(own *os.File) error {
-	fd, err := unix.Dup(int(own.Fd())) // without close-on-exec
-	if err != nil {
-		return fmt.Errorf("keep the machine's disk: %w", err)
-	}
-	return execInit(Program, roleInit, strconv.Itoa(fd))
-}
-
 // runInit is banger's own init: it keeps the agent running, reaps what others
 // left behind and ends the machine when told. It never returns. Nothing in it
-// may use os/exec, whose children wait4(-1) would take away.
-//
-// own is the number of the descriptor that becomeInit has left open.
-func runInit(own string) {
-	own = "/proc/self/fd/" + own
+// may use os/exec, whose children wait4(-1) would take away. own is the
+// machine's own file system.
+func runInit(own *os.File) {
 	// Ctrl-Alt-Del, which a VMM can send, becomes a SIGINT for pid 1.
 	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_CAD_OFF)
 	children := make(chan os.Signal, 1)
@@ -77,7 +64,8 @@ func runInit(own string) {
 	}
 }
 
-// agentKeeper starts the agent, and starts it again when it dies.
+// agentKeeper starts the agent, and starts it again when it dies. The agent is
+// the program that pid 1 is: it lies in memory already.
 type agentKeeper struct {
 	pid   int
 	since time.Time
@@ -89,7 +77,7 @@ func (a *agentKeeper) start() {
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err == nil {
 		defer null.Close()
-		a.pid, err = syscall.ForkExec(Program, []string{Program, roleAgent, initBanger}, &syscall.ProcAttr{
+		a.pid, err = syscall.ForkExec(itself, []string{"banger-guest", roleAgent, initBanger}, &syscall.ProcAttr{
 			Dir:   "/",
 			Env:   os.Environ(),
 			Files: []uintptr{null.Fd(), 1, 2}, // the console, which the host keeps
@@ -153,11 +141,11 @@ func awaitChildless(children <-chan os.Signal) bool {
 	return true
 }
 
-// finish writes everything to the disks and ends the machine. own is the
-// machine's own file system: read-only, it needs no recovery at the next boot.
-func finish(own string, how int) {
+// finish writes everything to the disks and ends the machine. The machine's own
+// file system needs no recovery at the next boot once it is read-only.
+func finish(own *os.File, how int) {
 	unix.Sync()
-	for _, dir := range []string{"/", own} {
+	for _, dir := range []string{"/", fmt.Sprintf("/proc/self/fd/%d", own.Fd())} {
 		if err := unix.Mount("", dir, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
 			say("make %s read-only: %v", dir, err)
 		}

@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 
+	"golang.org/x/sys/unix"
+
 	"banger/internal/hello"
 )
 
@@ -25,7 +27,7 @@ StartLimitIntervalSec=0
 
 [Service]
 Type=notify
-ExecStart=` + Program + ` ` + roleAgent + ` ` + initSystemd + `
+ExecStart=` + program + ` ` + roleAgent + ` ` + initSystemd + `
 StandardOutput=file:/dev/console
 StandardError=file:/dev/console
 Restart=always
@@ -35,6 +37,10 @@ OOMScoreAdjust=-1000
 OOMPolicy=continue
 TasksMax=infinity
 `
+
+// program is where systemd finds this program, on the boot disk: the copy that
+// an initramfs holds goes when pid 1 becomes systemd.
+const program = "/run/banger/boot/banger-guest"
 
 // unitName is what the agent's service is called.
 const unitName = "banger-vsock-agent.service"
@@ -63,8 +69,16 @@ func systemdFiles(n *hello.Net) map[string]string {
 	return files
 }
 
-// prepareSystemd writes the files, and has the agent started with the first units.
+// prepareSystemd mounts the boot disk, writes the files, and has the agent
+// started with the first units.
 func prepareSystemd(n *hello.Net) error {
+	err := os.Mkdir("/run/banger", 0o700)
+	if err == nil {
+		err = mountAll([]mountPoint{{dir: filepath.Dir(program), source: bootDisk, fstype: "ext4", flags: unix.MS_RDONLY | noSetuid, data: "noload"}})
+	}
+	if err != nil {
+		return fmt.Errorf("prepare systemd: %w (%s)", err, bootDisk)
+	}
 	for path, text := range systemdFiles(n) {
 		err := os.MkdirAll(filepath.Dir(path), 0o755)
 		if err == nil && text == "" {

@@ -1,5 +1,0 @@
-package guest
-
-import "errors"
-
-func serve(*Port) error { return errors.ErrUnsupported }
