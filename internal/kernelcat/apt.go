@@ -159,7 +159,7 @@ func (a *apt) run(ctx context.Context, c hostcmd.Cmd) error {
 	switch {
 	case strings.Contains(said, "No space left on device") || strings.Contains(said, "enough free space"):
 		return fail(banger.Exhausted, errors.Join(syscall.ENOSPC, err), "%s", said).
-			WithHint("free some space where %s is", filepath.Dir(a.dir))
+			WithHint("free some space where %s is", filepath.Dir(filepath.Dir(a.dir)))
 	case strings.Contains(said, "No packages found") || strings.Contains(said, "Unable to locate package"):
 		return fail(banger.NotFound, err, "%s", said)
 	}
@@ -171,7 +171,8 @@ func (a *apt) run(ctx context.Context, c hostcmd.Cmd) error {
 func aptSaid(err error) string {
 	var said []string
 	for line := range strings.SplitSeq(err.Error(), "\n") {
-		if e, ok := strings.CutPrefix(line, "E: "); ok {
+		// That some files failed says nothing beside which and why.
+		if e, ok := strings.CutPrefix(line, "E: "); ok && !strings.HasPrefix(e, "Some index files failed") {
 			said = append(said, strings.Join(strings.Fields(e), " "))
 		}
 	}

@@ -54,7 +54,11 @@ func (p *puller) pull(ctx context.Context, dir, temp string) (banger.Kernel, err
 	if ctx.Err() != nil && !banger.IsKind(err, banger.Canceled) {
 		err = fail(banger.Canceled, err, "%v", err)
 	}
-	return banger.Kernel{}, fmt.Errorf("pull kernel %s: %w", p.entry.Name, orExhausted(err))
+	err = fmt.Errorf("pull kernel %s: %w", p.entry.Name, orExhausted(err))
+	if e := banger.AsError(err); e.Kind == banger.Exhausted && e.Hint == "" {
+		return banger.Kernel{}, e.WithHint("free some space where %s is", dir)
+	}
+	return banger.Kernel{}, err
 }
 
 func (p *puller) trySources(ctx context.Context, dir, temp string) (banger.Kernel, error) {
