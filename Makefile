@@ -1,0 +1,59 @@
+# Everything a person or CI does with this checkout. `make` lists it.
+
+GO      := scripts/go
+VERSION := $(shell git describe --tags --always --dirty --match 'v*' 2>/dev/null || echo dev)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+# -buildvcs=false: the version is set above, and a checkout of another user must build too.
+BUILD   := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false
+
+# Where `make install` puts the program: for root the system, else the user's own place.
+PREFIX  ?= $(if $(filter 0,$(shell id -u)),/usr/local,$(HOME)/.local)
+DESTDIR ?=
+
+# RUN picks tests by name: make test RUN=TestStart
+RUN ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help build guest demo test unit e2e bench lint install clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+
+build: guest ## build bin/banger, a static program that holds the guest's part too
+	@$(BUILD) -ldflags "$(LDFLAGS)" -o bin/banger ./cmd/banger
+
+# The guest's part is embedded, so it comes first. It has no version stamp: its
+# bytes, and with them the cached boot disks, change only when its code does.
+guest:
+	@$(BUILD) -ldflags "-s -w" -o internal/guestbin/bin/banger-guest ./cmd/banger-guest
+
+demo: ## from nothing to a command inside a microVM, on a bare Debian as root
+	@scripts/setup demo
+	@$(MAKE) --no-print-directory build
+	@scripts/demo
+
+test: ## run all tests, those with real VMs too; ends with one line of counts
+	@scripts/setup test
+	@$(MAKE) --no-print-directory build
+	@$(GO) run ./scripts/runtests -run '$(RUN)' unit e2e
+
+unit: guest ## run the tests that need no VM
+	@$(GO) run ./scripts/runtests -run '$(RUN)' unit
+
+e2e: build ## run the tests with real VMs
+	@$(GO) run ./scripts/runtests -run '$(RUN)' e2e
+
+bench: ## measure speed and memory against raw QEMU
+	@scripts/setup test
+	@$(MAKE) --no-print-directory build
+	@$(GO) test -tags bench -run '^$$' -bench . -benchtime 1x -timeout 60m ./internal/bench/...
+
+lint: guest ## check formatting, vet and staticcheck, with and without the e2e tests
+	@scripts/lint
+
+install: build ## install into PREFIX (/usr/local, or ~/.local when not root)
+	@install -D -m 755 bin/banger "$(DESTDIR)$(PREFIX)/bin/banger"
+	@echo "installed $(DESTDIR)$(PREFIX)/bin/banger"
+
+clean: ## remove what was built; caches, images and VMs stay
+	rm -rf bin internal/guestbin/bin/banger-guest
