@@ -13,6 +13,11 @@ import (
 // stream; the guest finds it as /sys/class/virtio-ports/vport*/name.
 const AgentPort = "banger.0"
 
+// AgentSocket is the name in Spec.RunDir of the unix socket that carries the
+// agent stream of a driver with Features.AgentPort. It is there for a process
+// that takes over after the one that started the machine died; else use Dial.
+const AgentSocket = "agent.sock"
+
 // The words of Spec.Accel and Info.Accel.
 const (
 	AccelAuto = "auto" // kvm where it works, else tcg; "" means the same
@@ -32,6 +37,9 @@ type Driver interface {
 	// Conflict (a disk or the RunDir is in use), Unavailable (no VMM on the
 	// host, or it ended at once: the text holds its last words), Unsupported
 	// (the VMM is too old, the accelerator asked for cannot be used), Canceled.
+	//
+	// The VMM is a process in a session of its own. It outlives the process that
+	// started it; whoever wants otherwise kills it.
 	Start(ctx context.Context, spec Spec) (Machine, error)
 }
 

@@ -11,6 +11,7 @@ import (
 	"syscall"
 
 	"banger"
+	"banger/internal/vmm"
 )
 
 // The sockets in Spec.RunDir. They are bound here and inherited by QEMU as
@@ -18,7 +19,7 @@ import (
 // from another process should this one end before QEMU does.
 const (
 	qmpSocket   = "qmp.sock"
-	agentSocket = "agent.sock"
+	agentSocket = vmm.AgentSocket
 )
 
 // maxSocketPath is what sun_path holds with its final zero byte: unix(7).

@@ -23,6 +23,10 @@ import (
 // directory with vmlinux and modules/; BANGER_TEST_ACCEL may force kvm or tcg.
 func Run(t *testing.T, driver vmm.Driver) {
 	dir := kernelDir(t)
+	if os.Getenv(starterVar) != "" {
+		starter(t, driver, dir)
+		return
+	}
 	s := &suite{driver: driver, kernel: filepath.Join(dir, "vmlinux"), initrd: buildInitrd(t, dir)}
 	before := used(t)
 	t.Run("Probe", s.probe)
@@ -30,6 +34,7 @@ func Run(t *testing.T, driver vmm.Driver) {
 	t.Run("GuestEnds", s.guestEnds)
 	t.Run("Powerdown", s.powerdown)
 	t.Run("KilledFromOutside", s.killedFromOutside)
+	t.Run("StarterDies", s.starterDies)
 	t.Run("Disks", s.disks)
 	t.Run("Net", s.net)
 	t.Run("ConsoleStuck", s.consoleStuck)
