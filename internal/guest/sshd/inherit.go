@@ -42,13 +42,13 @@ func (s *Server) startCalm(p program, attr *os.ProcAttr) (*os.Process, error) {
 
 // catchIgnored catches the signals that the agent was started to ignore, as
 // one in the background of a shell is for SIGINT. A program inherits what is
-// ignored, but not what is caught, and could not be interrupted.
-func catchIgnored() (undo func()) {
+// ignored, but not what is caught, and could not be interrupted. There is no
+// way back: once caught, the os/signal package forgets that it was ignored.
+func catchIgnored() {
 	caught := make(chan os.Signal, 1) // never read: the signals stay without effect
 	for sig := syscall.Signal(1); sig < 32; sig++ {
 		if signal.Ignored(sig) {
 			signal.Notify(caught, sig)
 		}
 	}
-	return func() { signal.Stop(caught) }
 }

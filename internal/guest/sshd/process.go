@@ -224,12 +224,12 @@ func (p *process) signal(sig syscall.Signal) bool {
 // hangUp ends a program whose client is gone: SIGHUP to its process group, and
 // SIGKILL if it is still there after a grace. Programs that left the group,
 // as a daemon or tmux does, live on.
-func (p *process) hangUp(ending <-chan struct{}) {
+func (p *process) hangUp(after time.Duration, ending <-chan struct{}) {
 	if !p.signal(syscall.SIGHUP) {
 		return
 	}
 	p.signal(syscall.SIGCONT) // a stopped one hears nothing
-	grace := time.NewTimer(hangUpGrace)
+	grace := time.NewTimer(after)
 	defer grace.Stop()
 	for {
 		select {

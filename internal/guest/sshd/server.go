@@ -37,6 +37,7 @@ type Server struct {
 	SFTP []string
 	Log  *slog.Logger // nil: none
 
+	grace    time.Duration   // zero is hangUpGrace
 	ending   <-chan struct{} // closed when Serve is to return
 	running  sync.WaitGroup  // streams, and processes of sessions
 	forkLock sync.Mutex      // see startCalm
@@ -79,7 +80,7 @@ func (s *Server) Serve(ctx context.Context, port Port) error {
 	s.ending = ctx.Done()
 	defer s.running.Wait()
 	defer cancel(nil) // before that wait
-	defer catchIgnored()()
+	catchIgnored()
 	defer protect()()
 	for {
 		cfg, st, err := Ask(ctx, port, hello.Agent)

@@ -1,6 +1,7 @@
 package sshd
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -48,7 +49,7 @@ func (c *conn) session(ctx context.Context, nc ssh.NewChannel) {
 	// The channel is closed: by us, as the program has ended, or the client is gone.
 	s.tty.Close()
 	if s.proc != nil {
-		s.proc.hangUp(c.srv.ending)
+		s.proc.hangUp(cmp.Or(c.srv.grace, hangUpGrace), c.srv.ending)
 	}
 	s.agent.Close()
 }
