@@ -61,33 +61,10 @@ func Build(ctx context.Context, path string, layers []Layer, o Options) (Stats, 
 }
 
 func build(ctx context.Context, path string, layers []Layer, o Options) (Stats, error) {
-	limits := o.Limits.withDefaults()
-	if len(layers) == 0 {
-		return Stats{}, invalid("the image has no layers")
-	}
-	if len(layers) > limits.Layers {
-		return Stats{}, invalid("the image has %d layers, more than %d", len(layers), limits.Layers)
-	}
-	if o.Workers < 1 {
-		o.Workers = 2
-	}
 	var stats Stats
 	err := create(path, 0o444, func(f *os.File) error {
-		w := newWriter(f, limits)
-		b := &builder{ctx: ctx, layers: layers, options: o, writer: w, budget: newBudget(limits)}
-		entries, err := b.readAll()
+		w, err := merge(ctx, f, layers, o)
 		if err != nil {
-			return err
-		}
-		b.tell(banger.Progress{Step: "write file system"})
-		t := newTree(limits)
-		for i := range entries {
-			if err := t.apply(ctx, i, entries[i]); err != nil {
-				return err
-			}
-			entries[i] = nil
-		}
-		if err := w.finish(ctx, t.root); err != nil {
 			return err
 		}
 		if err := f.Sync(); err != nil {
@@ -104,6 +81,35 @@ func build(ctx context.Context, path string, layers []Layer, o Options) (Stats, 
 		return nil
 	})
 	return stats, err
+}
+
+// merge writes the image into an empty file.
+func merge(ctx context.Context, f *os.File, layers []Layer, o Options) (*writer, error) {
+	limits := o.Limits.withDefaults()
+	if len(layers) == 0 {
+		return nil, invalid("the image has no layers")
+	}
+	if len(layers) > limits.Layers {
+		return nil, invalid("the image has %d layers, more than %d", len(layers), limits.Layers)
+	}
+	if o.Workers < 1 {
+		o.Workers = 2
+	}
+	w := newWriter(f, limits)
+	b := &builder{ctx: ctx, layers: layers, options: o, writer: w, budget: newBudget(limits)}
+	entries, err := b.readAll()
+	if err != nil {
+		return nil, err
+	}
+	b.tell(banger.Progress{Step: "write file system"})
+	t := newTree(limits)
+	for i := range entries {
+		if err := t.apply(ctx, i, entries[i]); err != nil {
+			return nil, err
+		}
+		entries[i] = nil
+	}
+	return w, w.finish(ctx, t.root)
 }
 
 // create makes a file with fill, or leaves nothing. The mode is set at the
