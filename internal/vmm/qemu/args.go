@@ -130,9 +130,11 @@ func diskArgs(i int, d vmm.Disk) []string {
 }
 
 // netArgs is QEMU's own user-mode network (libslirp). DHCP offers the same
-// address that the guest is told by other means. The resolver's address only has
-// to lie in the net and differ from the host's; what reaches its port 53 goes to
-// the first nameserver of the host's /etc/resolv.conf, loopback or not.
+// address that the guest is told by other means. As resolver QEMU takes any
+// address but the host's and the first of DHCP; what reaches its port 53 goes to
+// the first nameserver of the host's /etc/resolv.conf, loopback or not. The guest
+// also reaches the host's own loopback as the gateway: libslirp can close that,
+// QEMU has no option for it.
 func netArgs(n *vmm.Net) []string {
 	return []string{
 		"-netdev", fmt.Sprintf("user,id=net,ipv4=on,net=%v,host=%v,dhcpstart=%v,dns=%v,ipv6=on",
