@@ -73,7 +73,7 @@ func torture() []wanted {
 	for _, n := range []int{1, 58, 59, 60, 61, 3000, 4095} {
 		list = append(list, wanted{Header: tar.Header{Name: fmt.Sprint("link", n), Typeflag: tar.TypeSymlink, Linkname: strings.Repeat("t", n)}})
 	}
-	for i, sec := range []int64{-1, -1 << 31, 0, 1<<31 - 1, 1 << 31, 1<<32 + 5, 5_000_000_000, 1<<34 - 1<<31 - 1} {
+	for i, sec := range []int64{-1, minTime + 1, 0, 1<<31 - 1, 1 << 31, 1<<32 + 5, 5_000_000_000, maxTime - 1} {
 		w := file(fmt.Sprint("time", i), 0o644, "t")
 		w.ModTime = time.Unix(sec, 123456789)
 		list = append(list, w)
@@ -237,6 +237,16 @@ func compareDebugfs(t *testing.T, path string, files map[string]*file) {
 			if !strings.Contains(a, w) {
 				t.Errorf("debugfs says %.300s, not %q", a, w)
 			}
+		}
+	}
+}
+
+// TestTimes looks at the ends of what ext4 can hold, and beyond.
+func TestTimes(t *testing.T) {
+	for in, want := range map[int64]int64{-1 << 40: minTime, minTime: minTime, maxTime: maxTime, 1 << 40: maxTime} {
+		var i inode
+		if i.setTime(time.Unix(in, 5)); i.sec != want || i.nsec != 0 {
+			t.Errorf("%d becomes %d.%d", in, i.sec, i.nsec)
 		}
 	}
 }

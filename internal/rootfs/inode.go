@@ -48,14 +48,12 @@ const (
 	maxTime = math.MinInt32 + 1<<34 - 1
 )
 
-// setTime sets the time, clamped to what ext4 can hold as the kernel does it.
+// setTime sets the time, clamped to what ext4 can hold as the kernel's
+// timestamp_truncate does it: the first and the last second have no fraction.
 func (i *inode) setTime(t time.Time) {
-	i.sec, i.nsec = t.Unix(), uint32(t.Nanosecond())
-	if i.sec < minTime {
-		i.sec, i.nsec = minTime, 0
-	}
-	if i.sec > maxTime {
-		i.sec, i.nsec = maxTime, 0
+	i.sec, i.nsec = min(max(t.Unix(), minTime), maxTime), uint32(t.Nanosecond())
+	if i.sec == minTime || i.sec == maxTime {
+		i.nsec = 0
 	}
 }
 
