@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -63,7 +64,13 @@ func connect(ctx context.Context, ref reference, o Options) (*client, error) {
 	})
 	if err != nil {
 		g.base.CloseIdleConnections()
-		return nil, c.explain(ctx, "reach registry "+ref.registry(), err)
+		doing := "reach registry " + ref.registry()
+		var answer *transport.Error
+		if errors.As(err, &answer) && answer.StatusCode == http.StatusNotFound {
+			return nil, banger.Errorf(banger.Unavailable, "%s: it does not speak the registry protocol (%s)", doing, says(answer)).
+				WithHint("check the registry's name")
+		}
+		return nil, c.explain(ctx, doing, err)
 	}
 	c.http = &http.Client{Transport: rt, CheckRedirect: func(_ *http.Request, via []*http.Request) error {
 		if len(via) > maxRedirects {

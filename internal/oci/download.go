@@ -20,7 +20,6 @@ type download struct {
 	off    int64
 	try    int
 	body   io.ReadCloser // nil between connections
-	why    error         // why the last connection ended
 }
 
 // open makes a connection that goes on at d.off.
@@ -39,7 +38,6 @@ func (d *download) open() error {
 
 // again waits for the next try, or returns the error if there is none.
 func (d *download) again(err error) error {
-	d.why = err
 	if !transient(d.ctx, err) {
 		return err
 	}

@@ -38,9 +38,10 @@ func transient(ctx context.Context, err error) bool {
 	switch {
 	case ctx.Err() != nil:
 		return false
-	case errors.As(err, &own), errors.As(err, &refused), errors.As(err, &dns), errors.As(err, &cert), errors.As(err, &record):
+	case errors.As(err, &own), errors.As(err, &refused), errors.As(err, &dns),
+		errors.As(err, &cert), errors.As(err, &record), errors.Is(err, http.ErrSchemeMismatch):
 		return false
-	case errors.As(err, &op) && op.Op == "dial":
+	case errors.As(err, &op) && (op.Op == "dial" || op.Op == "proxyconnect"):
 		return false
 	case errors.As(err, &answer):
 		switch answer.StatusCode {
@@ -71,16 +72,19 @@ func (c *client) explain(ctx context.Context, doing string, err error) error {
 	if errors.As(err, &answer) {
 		return c.answered(doing, answer)
 	}
-	e := banger.Errorf(banger.Unavailable, "%s: %w", doing, bare(err))
 	var cert *tls.CertificateVerificationError
 	var refused *refusal
+	var dial *net.OpError
 	switch {
-	case errors.As(err, &refused):
-		return e
 	case errors.As(err, &cert):
-		return e.WithHint("install the registry's CA certificate with update-ca-certificates")
+		return banger.Errorf(banger.Unavailable, "%s: %w", doing, cert).
+			WithHint("install the registry's CA certificate with update-ca-certificates")
+	case errors.As(err, &refused) && (!errors.As(err, &dial) || errors.Is(dial, refused)):
+		// Where https could not even be dialled, that is the news, not that http was refused.
+		return banger.Errorf(banger.Unavailable, "%s: %w", doing, refused)
 	}
-	return e.WithHint("check the registry's name and the network (a proxy is taken from HTTPS_PROXY)")
+	return banger.Errorf(banger.Unavailable, "%s: %w", doing, bare(err)).
+		WithHint("check the registry's name and the network (a proxy is taken from HTTPS_PROXY)")
 }
 
 // answered explains an error status of the registry.

@@ -216,6 +216,9 @@ const (
 func (m *manifest) choose(want platform) (descriptor, error) {
 	var there []string
 	best, rank := descriptor{}, len(want.variants)
+	if len(m.Manifests) == 1 && m.Manifests[0].Platform == nil {
+		best, rank = m.Manifests[0], 0 // its config will tell
+	}
 	for _, d := range m.Manifests {
 		p := d.Platform
 		if p == nil || p.OS == "unknown" { // unknown/unknown is an attestation, not an image
