@@ -104,7 +104,7 @@ func readLayer(src *source, data *dataWriter) ([]entry, error) {
 		}
 		e, skip, err := readEntry(src, tr, h, data)
 		if err != nil {
-			return nil, src.explain(err, "entry %q", h.Name)
+			return nil, src.explain(err, "entry %s", shown(h.Name))
 		}
 		if !skip {
 			entries = append(entries, e)

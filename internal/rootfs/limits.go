@@ -2,6 +2,7 @@ package rootfs
 
 import (
 	"cmp"
+	"fmt"
 
 	"banger"
 )
@@ -21,9 +22,10 @@ type Limits struct {
 
 // What ext4 and Linux cannot hold whatever the limits say.
 const (
-	maxName    = 255   // Documentation/filesystems/ext4/directory.rst: name_len is 8 bits
-	maxSymlink = 4095  // one block, with the NUL that the VFS adds
-	maxLinks   = 65000 // EXT4_LINK_MAX
+	maxName    = 255                     // Documentation/filesystems/ext4/directory.rst: name_len is 8 bits
+	maxSymlink = 4095                    // one block, with the NUL that the VFS adds
+	maxLinks   = 65000                   // EXT4_LINK_MAX
+	maxFile    = (1<<32 - 1) * blockSize // ifork.rst: block numbers of a file are 32 bits
 	maxMajor   = 1<<12 - 1
 	maxMinor   = 1<<20 - 1
 )
@@ -32,7 +34,7 @@ const (
 func (l Limits) withDefaults() Limits {
 	return Limits{
 		Layers:  cmp.Or(l.Layers, 127),
-		Bytes:   cmp.Or(l.Bytes, 64<<30),
+		Bytes:   min(cmp.Or(l.Bytes, 64<<30), maxFile),
 		Entries: cmp.Or(l.Entries, 4_000_000),
 		Headers: cmp.Or(l.Headers, 512<<20),
 		Path:    cmp.Or(l.Path, 4096),
@@ -53,6 +55,15 @@ func (l Limits) maxGroups() int64 {
 	inodes := int64(l.Entries) + firstInode
 	blocks := l.maxBlocks() + inodes*inodeSize/blockSize
 	return max(blocks, inodes)/blocksPerGroup + inodes/blocksPerGroup + 2
+}
+
+// shown is a name of a layer for an error: such a name can be a megabyte long.
+func shown(name string) string {
+	const most = 200
+	if len(name) <= most {
+		return fmt.Sprintf("%q", name)
+	}
+	return fmt.Sprintf("%q...", name[:most])
 }
 
 // invalid makes the error of content that is refused.

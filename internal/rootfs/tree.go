@@ -46,7 +46,7 @@ func (t *tree) apply(ctx context.Context, layer int, entries []entry) error {
 			continue
 		}
 		if err := t.put(layer, e); err != nil {
-			return fmt.Errorf("layer %d: entry %q: %w", layer+1, e.name, err)
+			return fmt.Errorf("layer %d: entry %s: %w", layer+1, shown(e.name), err)
 		}
 	}
 	return nil
@@ -77,7 +77,7 @@ func (t *tree) applyWhiteouts(layer int, entries []entry) error {
 		}
 		n, err := w.dir(dir)
 		if err != nil {
-			return fmt.Errorf("layer %d: entry %q: %w", layer+1, e.name, err)
+			return fmt.Errorf("layer %d: entry %s: %w", layer+1, shown(e.name), err)
 		}
 		switch {
 		case n == nil: // nothing below to hide
@@ -135,10 +135,10 @@ func (t *tree) linkTarget(layer int, name string) (*inode, error) {
 		return nil, err
 	}
 	if parent == nil || parent.kids[base] == nil {
-		return nil, invalid("hard link to %q, which does not exist", name)
+		return nil, invalid("hard link to %s, which does not exist", shown(name))
 	}
 	if parent.kids[base].ino.isDir() {
-		return nil, invalid("hard link to %q, which is a directory", name)
+		return nil, invalid("hard link to %s, which is a directory", shown(name))
 	}
 	return parent.kids[base].ino, nil
 }

@@ -48,18 +48,18 @@ func headerXattrs(h *tar.Header, l Limits) ([]xattr, error) {
 			continue
 		}
 		if len(value) > l.Xattr {
-			return nil, invalid("extended attribute %q is longer than %d bytes", full, l.Xattr)
+			return nil, invalid("extended attribute %s is longer than %d bytes", shown(full), l.Xattr)
 		}
 		x.value = value
 		if x.isACL() {
 			if x.value, ok = diskACL(value); !ok {
-				return nil, invalid("extended attribute %q is not a POSIX ACL", full)
+				return nil, invalid("extended attribute %s is not a POSIX ACL", shown(full))
 			}
 			if x.value == "" { // an ACL without entries means none
 				continue
 			}
 		} else if x.name == "" || len(x.name) > maxName || strings.IndexByte(x.name, 0) >= 0 {
-			return nil, invalid("the name of extended attribute %q is not 1 to %d bytes without NUL", full, maxName)
+			return nil, invalid("the name of extended attribute %s is not 1 to %d bytes without NUL", shown(full), maxName)
 		}
 		list = append(list, x)
 	}
