@@ -51,8 +51,9 @@ var dpkgOptions = []string{
 // finish undoes what mmdebstrap brought from the host or left for itself. The
 // empty machine-id makes systemd generate one without calling it a first boot:
 // on a first boot ("uninitialized", or no file) systemd-firstboot may ask
-// questions on the console. Root has no password, as base-passwd locks it.
-const finish = `set -eu; rm -f "$1/etc/resolv.conf" "$1/etc/hostname" "$1/etc/dpkg/dpkg.cfg.d/99mmdebstrap"; : >"$1/etc/machine-id"`
+// questions on the console. The file is made anew because it is read-only, which
+// counts for fakechroot. Root has no password, as base-passwd locks it.
+const finish = `set -eu; rm -f "$1/etc/resolv.conf" "$1/etc/hostname" "$1/etc/machine-id" "$1/etc/dpkg/dpkg.cfg.d/99mmdebstrap"; : >"$1/etc/machine-id"`
 
 // String names the suite as a source of an image: debian:bookworm.
 func (s Suite) String() string { return "debian:" + s.Suite }
