@@ -96,7 +96,7 @@ func (c *client) answered(doing string, a *transport.Error) error {
 		return banger.Errorf(banger.Unavailable, "%s: %s wants a login, or has no such repository (%s)", doing, reg, said).
 			WithHint("log in with: podman login %s   (or: docker login %s)", reg, reg)
 	case http.StatusNotFound:
-		return banger.Errorf(banger.NotFound, "%s: %s has no %q (%s)", doing, reg, c.ref.full, said).
+		return banger.Errorf(banger.NotFound, "%s: %s does not have it (%s)", doing, reg, said).
 			WithHint("check the repository and the tag")
 	case http.StatusTooManyRequests:
 		return banger.Errorf(banger.Unavailable, "%s: %s limits the rate of pulls (%s)", doing, reg, said).

@@ -342,7 +342,7 @@ func TestStatuses(t *testing.T) {
 		hint   string
 		asked  int
 	}{
-		"unknown":  {"/manifests/", 404, banger.NotFound, []string{"has no", "team/app:x"}, "tag", 1},
+		"unknown":  {"/manifests/", 404, banger.NotFound, []string{"does not have it", "team/app:x"}, "tag", 1},
 		"refused":  {"/manifests/", 403, banger.Unavailable, []string{"wants a login"}, "podman login", 1},
 		"limited":  {"/manifests/", 429, banger.Unavailable, []string{"rate"}, "wait", 3},
 		"broken":   {"/manifests/", 500, banger.Unavailable, []string{"500"}, "", 3},
