@@ -31,6 +31,7 @@ func runAgent(init string) error {
 	}
 	if init == initSystemd {
 		srv.Ready = systemdReady
+		unmaskGenerators()
 	}
 	if err := notifyReady(os.Getenv("NOTIFY_SOCKET")); err != nil {
 		return err

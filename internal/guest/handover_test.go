@@ -3,6 +3,7 @@ package guest
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -71,14 +72,16 @@ func TestChooseInitNeedsAProgram(t *testing.T) {
 }
 
 func TestSystemdFiles(t *testing.T) {
-	files := systemdFiles(&hello.Net{MAC: "52:54:00:62:67:01"})
+	root := fakeRoot(t, "/lib/modules/6.1/modules.dep")
+	net := &hello.Net{MAC: "52:54:00:62:67:01"}
+	files := systemdFiles(root, "6.2", "quiet", net)
 	for path := range files {
 		if !strings.HasPrefix(path, "/run/") {
 			t.Errorf("%s is written into the machine's disk", path)
 		}
 	}
 	unit := files["/run/systemd/system/banger-vsock-agent.service"]
-	for _, line := range []string{"Type=notify", "DefaultDependencies=no", "ExecStart=/run/banger/boot/banger-guest agent", "OOMPolicy=continue"} {
+	for _, line := range []string{"Type=notify", "DefaultDependencies=no", "ExecStart=/run/banger/boot/banger-guest agent systemd", "OOMPolicy=continue"} {
 		if !strings.Contains(unit, "\n"+line) {
 			t.Errorf("the agent's unit lacks %s:\n%s", line, unit)
 		}
@@ -86,9 +89,46 @@ func TestSystemdFiles(t *testing.T) {
 	if link := files["/run/systemd/network/00-banger.link"]; !strings.Contains(link, "MACAddress=52:54:00:62:67:01") {
 		t.Errorf("got %q", link)
 	}
-	for path := range systemdFiles(nil) {
+	if text, ok := files["/run/systemd/system/modprobe@.service"]; !ok || text != "" {
+		t.Error("modules are looked for where there are none")
+	}
+	if _, ok := systemdFiles(root, "6.1", "quiet", net)["/run/systemd/system/modprobe@.service"]; ok {
+		t.Error("the image's own modules cannot be loaded")
+	}
+	for path := range systemdFiles(root, "6.1", "quiet", nil) {
 		if strings.Contains(path, "/network/") {
 			t.Errorf("%s is written without a network", path)
+		}
+	}
+}
+
+func TestIdleGenerators(t *testing.T) {
+	root := fakeRoot(t, "/etc/rc.local -> /nowhere", "/etc/crypttab")
+	write := func(path, text string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(root, path), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("/etc/fstab", "# UNCONFIGURED FSTAB FOR BASE SYSTEM\n\n")
+	idle := idleGenerators(root, "quiet init=/banger-guest")
+	for name, want := range map[string]bool{
+		"systemd-gpt-auto-generator":   true,
+		"systemd-fstab-generator":      true,
+		"systemd-cryptsetup-generator": true, // the file is empty
+		"systemd-rc-local-generator":   false,
+		"systemd-run-generator":        true,
+		"systemd-sysv-generator":       false, // what it has to do is hard to tell
+	} {
+		if got := slices.Contains(idle, name); got != want {
+			t.Errorf("%s is idle: %v, want %v", name, got, want)
+		}
+	}
+	write("/etc/fstab", "# comment\ntmpfs /tmp tmpfs\n")
+	idle = idleGenerators(root, "systemd.unit=rescue.target")
+	for _, name := range []string{"systemd-fstab-generator", "systemd-run-generator", "systemd-debug-generator"} {
+		if slices.Contains(idle, name) {
+			t.Errorf("%s is taken for idle", name)
 		}
 	}
 }

@@ -40,6 +40,16 @@ var machineMounts = []mountPoint{
 	{dir: "/dev/mqueue", source: "mqueue", fstype: "mqueue", flags: noProgram, optional: true},
 }
 
+// systemdMounts are those that systemd starts a program for, each. The places
+// are the kernel's: where one is missing, so is the file system.
+var systemdMounts = []mountPoint{
+	{dir: "/dev/hugepages", source: "hugetlbfs", fstype: "hugetlbfs", flags: noSetuid, optional: true},
+	{dir: "/sys/kernel/debug", source: "debugfs", fstype: "debugfs", flags: noProgram, optional: true},
+	{dir: "/sys/kernel/tracing", source: "tracefs", fstype: "tracefs", flags: noProgram, optional: true},
+	{dir: "/sys/kernel/config", source: "configfs", fstype: "configfs", flags: noProgram, optional: true},
+	{dir: "/sys/fs/fuse/connections", source: "fusectl", fstype: "fusectl", flags: noProgram, optional: true},
+}
+
 // ownMounts are those that systemd would do itself.
 var ownMounts = []mountPoint{
 	{dir: "/sys/fs/cgroup", source: "cgroup2", fstype: "cgroup2", flags: noProgram, data: "nsdelegate,memory_recursiveprot", optional: true},
