@@ -53,7 +53,8 @@ type guest struct {
 	t      *testing.T
 	srv    *Server
 	cfg    hello.Config
-	wire   net.Conn // the host's end of the port
+	port   net.Conn // the guest's end
+	wire   net.Conn // the host's end
 	user   ssh.Signer
 	userPK string // PEM
 	mux    *yamux.Session
@@ -90,14 +91,19 @@ func newGuest(t *testing.T, change func(*Server, *hello.Config)) *guest {
 	if change != nil {
 		change(g.srv, &g.cfg)
 	}
-	port, wire := pair(t)
-	g.wire = wire
-	ctx, cancel := context.WithCancel(t.Context())
-	g.cancel = cancel
-	go func() { g.done <- g.srv.Serve(ctx, fakePort{port}) }()
+	g.port, g.wire = pair(t)
+	g.serve()
 	t.Cleanup(g.stop)
 	g.attach(false)
 	return g
+}
+
+// serve starts the server.
+func (g *guest) serve() {
+	// Not t.Context: that ends before the clean-up, which still needs the server.
+	ctx, cancel := context.WithCancel(context.Background())
+	g.cancel = cancel
+	go func() { g.done <- g.srv.Serve(ctx, fakePort{g.port}) }()
 }
 
 // stop ends the server, which has to leave nothing running.
@@ -117,7 +123,7 @@ func (g *guest) stop() {
 func (g *guest) attach(resume bool) {
 	g.t.Helper()
 	h := hello.Host{Resume: resume, Config: func(context.Context, string) (hello.Config, error) { return g.cfg, nil }}
-	ctx, cancel := context.WithTimeout(g.t.Context(), 8*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 8*time.Second)
 	defer cancel()
 	st, err := h.Answer(ctx, g.wire)
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/pkg/sftp"
+	"golang.org/x/crypto/ssh"
 	"golang.org/x/sys/unix"
 
 	"banger/internal/hello"
@@ -51,7 +52,7 @@ func (s *session) sftp() (ok bool, then func()) {
 		dir = u.home
 	}
 	if int(u.uid) == os.Getuid() {
-		return true, func() { s.finish(ServeSFTP(s.ch, dir)) }
+		return true, func() { s.finish(ServeSFTP(keepOpen{s.ch}, dir)) }
 	}
 	if len(s.conn.srv.SFTP) == 0 {
 		return false, nil
@@ -59,6 +60,12 @@ func (s *session) sftp() (ok bool, then func()) {
 	argv := s.conn.srv.SFTP
 	return true, s.run(program{path: argv[0], argv: argv, dir: dir, user: u, env: []string{"HOME=" + u.home}}, nil)
 }
+
+// keepOpen is a channel that the SFTP server cannot close: the exit status is
+// still to come.
+type keepOpen struct{ ssh.Channel }
+
+func (keepOpen) Close() error { return nil }
 
 // ServeSFTP serves files as the current user until the client ends; paths that
 // are not absolute are from dir. It is what the SFTP command line of Server
