@@ -19,6 +19,9 @@ import (
 // tailSize is how much of a program's error output is kept for its error.
 const tailSize = 4 << 10
 
+// grace is how long a cancelled program may take to clean up after itself.
+const grace = 2 * time.Second
+
 // Cmd is one run of an external program.
 type Cmd struct {
 	Path   string // name looked up in PATH, or a path
@@ -59,7 +62,8 @@ func Look(name string) (string, error) {
 }
 
 // Run runs the program to its end. When ctx ends first, its whole process
-// group gets SIGTERM and, two seconds later, SIGKILL: no grandchild is left.
+// group gets SIGTERM and, once the program is gone or the grace is over,
+// SIGKILL: no grandchild is left.
 // The error names the command line, ready to paste, and the tail of its output.
 func Run(ctx context.Context, c Cmd) error {
 	path, err := Look(c.Path)
@@ -75,17 +79,14 @@ func Run(ctx context.Context, c Cmd) error {
 	if c.Stdout == nil {
 		cmd.Stdout = out
 	}
-	cmd.Cancel = func() error {
-		go func() {
-			// Wait needs the pipes closed, which a grandchild may still hold.
-			time.Sleep(2 * time.Second)
-			_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
-		}()
-		return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM)
-	}
-	cmd.WaitDelay = 3 * time.Second
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
+	cmd.WaitDelay = grace
 	if err := cmd.Run(); err != nil {
 		if ctx.Err() != nil {
+			if cmd.Process != nil {
+				// What the program itself has started may have a mind of its own.
+				_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+			}
 			return fmt.Errorf("run %s: %w", c.Path, context.Cause(ctx))
 		}
 		return fmt.Errorf("run %s: %w%s", c, err, out.describe())

@@ -1,0 +1,79 @@
+package hostcmd
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"banger"
+)
+
+func TestRunKeepsTheTailOfAnError(t *testing.T) {
+	err := Run(t.Context(), Cmd{Path: "sh", Args: []string{"-c", "echo first; echo 'it''s over' >&2; exit 3"}})
+	if err == nil || ExitCode(err) != 3 {
+		t.Fatalf("%v, code %d", err, ExitCode(err))
+	}
+	if !strings.Contains(err.Error(), "its over") || !strings.Contains(err.Error(), "run sh -c 'echo first") {
+		t.Error(err)
+	}
+}
+
+func TestOutput(t *testing.T) {
+	b, err := Output(t.Context(), Cmd{Path: "tr", Args: []string{"a-z", "A-Z"}, Stdin: strings.NewReader("hi")})
+	if err != nil || string(b) != "HI" {
+		t.Fatalf("%q, %v", b, err)
+	}
+}
+
+func TestLookHintsThePackage(t *testing.T) {
+	t.Setenv("PATH", t.TempDir())
+	_, err := Look("qemu-system-x86_64")
+	if e := banger.AsError(err); e.Kind != banger.Unavailable || !strings.Contains(e.Hint, "apt-get install") {
+		t.Errorf("%+v", e)
+	}
+}
+
+// TestCancelLeavesNoGrandchild starts a shell whose child ignores SIGTERM.
+func TestCancelLeavesNoGrandchild(t *testing.T) {
+	ctx, cancel := context.WithCancelCause(t.Context())
+	out := &firstLine{done: func() { cancel(errors.New("enough")) }}
+	err := Run(ctx, Cmd{Path: "sh", Args: []string{"-c", `sh -c 'trap "" TERM; echo $$; while :; do sleep 1; done' & wait`}, Stdout: out})
+	if err == nil || !strings.Contains(err.Error(), "enough") {
+		t.Fatal(err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(out.String()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(pid, 0); err == nil && !zombie(pid) {
+		t.Errorf("process %d is still there", pid)
+	}
+}
+
+func zombie(pid int) bool {
+	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	return err != nil || bytes.Contains(b, []byte(") Z "))
+}
+
+type firstLine struct {
+	bytes.Buffer
+	done func()
+}
+
+func (f *firstLine) Write(p []byte) (int, error) {
+	defer f.done()
+	return f.Buffer.Write(p)
+}
+
+func TestQuote(t *testing.T) {
+	for in, want := range map[string]string{"": "''", "a-b_c/d.e": "a-b_c/d.e", "a b": "'a b'", "it's": `'it'\''s'`, "$x": "'$x'"} {
+		if got := Quote(in); got != want {
+			t.Errorf("Quote(%q) = %s, want %s", in, got, want)
+		}
+	}
+}
