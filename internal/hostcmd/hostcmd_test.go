@@ -46,7 +46,7 @@ func TestCancelLeavesNoGrandchild(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "enough") {
 		t.Fatal(err)
 	}
-	pid, err := strconv.Atoi(strings.TrimSpace(out.String()))
+	pid, err := strconv.Atoi(strings.TrimSpace(out.b.String()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -60,14 +60,16 @@ func zombie(pid int) bool {
 	return err != nil || bytes.Contains(b, []byte(") Z "))
 }
 
+// firstLine calls done once something was written. It must not be an
+// io.ReaderFrom, which a bytes.Buffer in it would make of it.
 type firstLine struct {
-	bytes.Buffer
+	b    bytes.Buffer
 	done func()
 }
 
 func (f *firstLine) Write(p []byte) (int, error) {
 	defer f.done()
-	return f.Buffer.Write(p)
+	return f.b.Write(p)
 }
 
 func TestQuote(t *testing.T) {
