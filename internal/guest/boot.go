@@ -72,6 +72,9 @@ func (b *boot) run() error {
 	if err := mountAll(machineMounts); err != nil {
 		return err
 	}
+	if err := makeTmp(); err != nil {
+		return err
+	}
 	// 8. Who the machine is, as the host says.
 	a := <-b.asked
 	if a.err != nil {
@@ -85,7 +88,12 @@ func (b *boot) run() error {
 	if err := applyNet(cfg.Net); err != nil {
 		return err
 	}
-	// 10. Hand over.
+	// 10. Hand over to the init.
+	return b.handOver(cfg)
+}
+
+// handOver ends the boot in the machine's init. It returns only with an error.
+func (b *boot) handOver(cfg hello.Config) error {
 	systemd, err := chooseInit("/", cfg.Init)
 	if err != nil {
 		return err

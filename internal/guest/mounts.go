@@ -55,6 +55,17 @@ var ownMounts = []mountPoint{
 	{dir: "/sys/fs/cgroup", source: "cgroup2", fstype: "cgroup2", flags: noProgram, data: "nsdelegate,memory_recursiveprot", optional: true},
 }
 
+// makeTmp makes /tmp where an image has none: there is hardly a program that can do without.
+func makeTmp() error {
+	if err := os.Mkdir("/tmp", 0o777); err != nil {
+		return nil // it is there, or a link of the image's making
+	}
+	if err := os.Chmod("/tmp", 0o777|os.ModeSticky); err != nil { // past the umask
+		return fmt.Errorf("make /tmp: %w", err)
+	}
+	return nil
+}
+
 // mountAll makes the directories and mounts the table in its order.
 func mountAll(table []mountPoint) error {
 	for _, m := range table {
@@ -64,7 +75,7 @@ func mountAll(table []mountPoint) error {
 		}
 		// EBUSY: the kernel has mounted devtmpfs itself.
 		if err != nil && err != unix.EBUSY && !m.optional {
-			return fmt.Errorf("mount %s: %w", m.dir, err)
+			return fmt.Errorf("mount %s at %s: %w", m.source, m.dir, err)
 		}
 	}
 	return nil

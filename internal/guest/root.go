@@ -50,15 +50,14 @@ func awaitDisks(disks ...string) error {
 // mountRoot mounts the image under the machine's own changes at rootDir. It
 // returns a handle on the writable file system, for a clean end of it.
 func mountRoot() (own *os.File, err error) {
-	for _, m := range []mountPoint{
+	err = mountAll([]mountPoint{
 		{dir: scratch, source: "tmpfs", fstype: "tmpfs", data: "mode=0700"},
 		// noload: the journal of a read-only disk cannot be replayed, nor need it be.
 		{dir: imageDir, source: imageDisk, fstype: "ext4", flags: unix.MS_RDONLY, data: "noload"},
 		{dir: ownDir, source: ownDisk, fstype: "ext4", flags: unix.MS_NOATIME},
-	} {
-		if err := mountAll([]mountPoint{m}); err != nil {
-			return nil, fmt.Errorf("%w (%s)", err, m.source)
-		}
+	})
+	if err != nil {
+		return nil, err
 	}
 	for _, d := range []string{ownDir + "/upper", ownDir + "/work"} {
 		if err := ensureDir(d); err != nil {

@@ -170,7 +170,7 @@ func prepareSystemd(n *hello.Net) error {
 		err = mountAll([]mountPoint{{dir: filepath.Dir(program), source: bootDisk, fstype: "ext4", flags: unix.MS_RDONLY | noSetuid, data: "noload"}})
 	}
 	if err != nil {
-		return fmt.Errorf("prepare systemd: %w (%s)", err, bootDisk)
+		return fmt.Errorf("prepare systemd: %w", err)
 	}
 	if err := mountAll(systemdMounts); err != nil {
 		return err
