@@ -16,7 +16,7 @@ const AgentPort = "banger.0"
 // AgentSocket is the name in Spec.RunDir of the unix socket that carries the
 // agent stream of a driver with Features.AgentPort. It is there for a process
 // that takes over after the one that started the machine died; else use Dial.
-const AgentSocket = "agent.sock"
+const AgentSocket = "port.sock"
 
 // The words of Spec.Accel and Info.Accel.
 const (

@@ -1,0 +1,144 @@
+package cli
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"banger"
+)
+
+// list is how a command that lists things prints them.
+type list struct {
+	format    string
+	quiet     bool
+	noHeaders bool
+}
+
+func (l *list) flags(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&l.format, "format", "table", "table, json or jsonl")
+	cmd.Flags().BoolVarP(&l.quiet, "quiet", "q", false, "print only the names")
+	cmd.Flags().BoolVar(&l.noHeaders, "no-headers", false, "leave out the first line of a table")
+	_ = cmd.RegisterFlagCompletionFunc("format", cobra.FixedCompletions([]string{"table", "json", "jsonl"}, cobra.ShellCompDirectiveNoFileComp))
+}
+
+// printList prints items: row gives the cells of one, the first of which is its name.
+func printList[T any](c *CLI, cmd *cobra.Command, l list, header string, items []T, row func(T) []string) error {
+	if c.json {
+		l.format = "json"
+	}
+	switch {
+	case l.quiet:
+		for _, it := range items {
+			fmt.Fprintln(c.Stdout, visible(row(it)[0]))
+		}
+	case l.format == "json":
+		return c.printJSON(items)
+	case l.format == "jsonl":
+		enc := json.NewEncoder(c.Stdout)
+		for _, it := range items {
+			if err := enc.Encode(it); err != nil {
+				return err
+			}
+		}
+	case l.format == "table":
+		w := tabwriter.NewWriter(c.Stdout, 0, 0, 3, ' ', 0)
+		if !l.noHeaders {
+			fmt.Fprintln(w, header)
+		}
+		for _, it := range items {
+			cells := row(it)
+			for i := range cells {
+				cells[i] = strings.ReplaceAll(visible(cells[i]), "\n", " ")
+			}
+			fmt.Fprintln(w, strings.Join(cells, "\t"))
+		}
+		return w.Flush()
+	default:
+		return usageError{fmt.Errorf("unknown format %q", l.format), cmd}
+	}
+	return nil
+}
+
+func (c *CLI) printJSON(v any) error {
+	enc := json.NewEncoder(c.Stdout)
+	enc.SetIndent("", "  ")
+	return enc.Encode(v)
+}
+
+// printChanged prints the name of what a command made or changed, or all of it as JSON.
+func (c *CLI) printChanged(name string, v any) error {
+	if c.json {
+		return c.printJSON(v)
+	}
+	_, err := fmt.Fprintln(c.Stdout, name)
+	return err
+}
+
+// age is how long ago t was, in one unit.
+func age(t time.Time) string {
+	if t.IsZero() {
+		return "-"
+	}
+	d := time.Since(t)
+	switch {
+	case d < time.Minute:
+		return fmt.Sprintf("%ds", max(0, int(d.Seconds())))
+	case d < time.Hour:
+		return fmt.Sprintf("%dm", int(d.Minutes()))
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%dh", int(d.Hours()))
+	}
+	return fmt.Sprintf("%dd", int(d.Hours()/24))
+}
+
+// size is a number of bytes in the largest binary unit that leaves at least 1.
+func size(n int64) string {
+	f, unit := float64(n), 0
+	units := []string{"B", "KiB", "MiB", "GiB", "TiB"}
+	for f >= 1024 && unit < len(units)-1 {
+		f /= 1024
+		unit++
+	}
+	if unit == 0 || f >= 100 || f == float64(int64(f)) {
+		return fmt.Sprintf("%.0f %s", f, units[unit])
+	}
+	return fmt.Sprintf("%.1f %s", f, units[unit])
+}
+
+// sizeFlag is a flag that takes 512, 512M or 1.5G: bytes, or binary units.
+type sizeFlag struct{ bytes *int64 }
+
+func (s sizeFlag) String() string {
+	if s.bytes == nil || *s.bytes == 0 {
+		return ""
+	}
+	return size(*s.bytes)
+}
+
+func (s sizeFlag) Type() string { return "size" }
+
+func (s sizeFlag) Set(text string) error {
+	n, err := parseSize(text)
+	*s.bytes = n
+	return err
+}
+
+func parseSize(text string) (int64, error) {
+	num := strings.TrimRight(strings.ToUpper(strings.TrimSpace(text)), "IB")
+	shift := 0
+	if i := strings.IndexAny(num, "KMGT"); i >= 0 && i == len(num)-1 {
+		shift = 10 * (1 + strings.IndexByte("KMGT", num[i]))
+		num = num[:i]
+	}
+	var f float64
+	var rest string
+	if n, _ := fmt.Sscanf(num+" ", "%g%s", &f, &rest); n != 1 || !(f >= 0 && f*float64(int64(1)<<shift) < 1<<62) {
+		return 0, banger.Errorf(banger.Invalid, "%q is not a size: want 512M or 1.5G", text)
+	}
+	return int64(f * float64(int64(1)<<shift)), nil
+}

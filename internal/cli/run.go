@@ -1,0 +1,139 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"banger"
+)
+
+// specFlags are the flags that describe a machine.
+type specFlags struct {
+	spec banger.VMSpec
+	nat  bool
+}
+
+func (f *specFlags) flags(cmd *cobra.Command, c *CLI) {
+	fl := cmd.Flags()
+	fl.StringVar(&f.spec.Name, "name", "", "name of the VM (default: made up)")
+	fl.StringVar(&f.spec.Kernel, "kernel", "", "kernel to boot (default: the image's)")
+	fl.IntVar(&f.spec.CPUs, "cpus", 0, "virtual CPUs (default 1)")
+	fl.Var(sizeFlag{&f.spec.Memory}, "memory", "memory, for instance 512M or 2G (default 512M)")
+	fl.Var(sizeFlag{&f.spec.Disk}, "disk", "size of the private disk, which is sparse (default 10G)")
+	fl.StringVar(&f.spec.Init, "init", "", "pid 1: auto, banger or systemd (default auto)")
+	fl.StringVar(&f.spec.Net, "net", "", "network: nat or none (default nat)")
+	fl.BoolVar(&f.nat, "nat", false, "the same as --net nat")
+	fl.StringVar(&f.spec.Accel, "accel", "", "accelerator: auto, kvm or tcg (default auto)")
+	fl.IntVar(&f.spec.BootTimeout, "boot-timeout", 0, "seconds to wait for the guest to answer (default 120)")
+	_ = cmd.RegisterFlagCompletionFunc("kernel", c.completeKernels)
+	for name, words := range map[string][]string{"init": {"auto", "banger", "systemd"}, "net": {"nat", "none"}, "accel": {"auto", "kvm", "tcg"}} {
+		_ = cmd.RegisterFlagCompletionFunc(name, cobra.FixedCompletions(words, cobra.ShellCompDirectiveNoFileComp))
+	}
+}
+
+func (f *specFlags) get(cmd *cobra.Command) (banger.VMSpec, error) {
+	if f.nat {
+		if f.spec.Net != "" && f.spec.Net != "nat" {
+			return f.spec, usageError{fmt.Errorf("--nat and --net %s exclude each other", f.spec.Net), cmd}
+		}
+		f.spec.Net = "nat"
+	}
+	return f.spec, nil
+}
+
+func (c *CLI) runCommand() *cobra.Command {
+	var spec specFlags
+	var sess sessionFlags
+	cmd := &cobra.Command{
+		Use:   "run IMAGE [-- CMD...]",
+		Short: "Run a command in a new VM, then remove the VM",
+		Long: `Run a command in a new VM and remove the VM when it ends, however it ends.
+
+IMAGE is an image that is there, a name of the catalog, or a reference to any
+registry (docker.io/library/alpine:3.20); what is missing is pulled first. Without
+CMD the image's own command runs, and a shell where it has none.
+
+Exit code: that of CMD; 128+n when signal n ended it; 126 or 127 when it could not be
+run or was not found; 125 when banger failed before it ran.`,
+		Example: `  banger run debian-bookworm -- uname -a
+  echo hello | banger run debian-bookworm -- tr a-z A-Z
+  banger run debian-bookworm          # a shell`,
+		Args:              args(cobra.MinimumNArgs(1)),
+		ValidArgsFunction: c.completeImages,
+		RunE: func(cmd *cobra.Command, a []string) error {
+			var err error
+			if spec.spec, err = spec.get(cmd); err != nil {
+				return err
+			}
+			spec.spec.Image = a[0]
+			code, err := c.run(cmd.Context(), spec.spec, sess, a[1:])
+			if err == nil && code != 0 {
+				err = exitError(code)
+			}
+			return err
+		},
+	}
+	spec.flags(cmd, c)
+	sess.flags(cmd)
+	return cmd
+}
+
+// run is the whole life of a VM that lives for one command.
+func (c *CLI) run(ctx context.Context, spec banger.VMSpec, sess sessionFlags, argv []string) (int, error) {
+	req, err := sess.request(c)
+	if err != nil {
+		return 0, err
+	}
+	client, err := c.ensureDaemon(ctx)
+	if err != nil {
+		return 0, ownFailure{err}
+	}
+	defer client.Close()
+	show, done := c.progress()
+	vm, err := client.VMCreate(ctx, banger.VMCreateRequest{Spec: spec, Ephemeral: true}, show)
+	done()
+	if err != nil {
+		return 0, ownFailure{err}
+	}
+	image, err := client.ImageShow(ctx, vm.Spec.Image)
+	code := 0
+	if err == nil {
+		req.Argv = command(image.Config, argv)
+		code, err = c.session(ctx, vm, req)
+	}
+	if rmErr := c.removeAfter(ctx, vm.ID); err == nil && rmErr != nil {
+		fmt.Fprintf(c.Stderr, "banger: remove vm %s: %v\n", vm.Name, rmErr)
+	}
+	return code, err
+}
+
+// command is what runs: the image's entry point before the words that were
+// given, or before its own command. Source: OCI image-spec v1.1, config.md.
+func command(config banger.ImageConfig, argv []string) []string {
+	if len(argv) == 0 {
+		argv = config.Cmd
+	}
+	argv = append(config.Entrypoint[:len(config.Entrypoint):len(config.Entrypoint)], argv...)
+	if len(argv) == 0 {
+		return []string{"/bin/sh"}
+	}
+	return argv
+}
+
+// removeAfter removes the VM of a run, also after an interrupt and also when
+// the daemon was started anew meanwhile.
+func (c *CLI) removeAfter(ctx context.Context, id string) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+	defer cancel()
+	return c.call(ctx, func(client *banger.Client) error {
+		err := client.VMDelete(ctx, banger.NameRequest{Name: id, Force: true})
+		if banger.IsKind(err, banger.NotFound) || errors.Is(err, context.Canceled) {
+			return nil
+		}
+		return err
+	})
+}

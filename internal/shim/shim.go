@@ -1,0 +1,204 @@
+// Package shim is the process that holds one machine: parent of its VMM, transport of its agent, keeper of its console.
+package shim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"banger"
+	"banger/internal/agent"
+	"banger/internal/hello"
+	"banger/internal/state"
+	"banger/internal/vmm"
+)
+
+// Shim holds one machine from its start to its end.
+type Shim struct {
+	Dir    string // the VM's directory, with its boot.json
+	Driver vmm.Driver
+
+	spec    Spec
+	began   time.Time
+	machine vmm.Machine
+
+	mu      sync.Mutex
+	status  Status
+	changed chan struct{} // closed at each change of status, then replaced
+	asked   string        // who asked for the end, for its reason
+	cancel  context.CancelCauseFunc
+}
+
+// Run boots the machine, serves its sockets and returns when it has ended;
+// control is the socket for the daemon, already listening. The end is written
+// to exit.json first, for a daemon that is not there to hear of it.
+func (s *Shim) Run(ctx context.Context, control *net.UnixListener) error {
+	ctx, s.cancel = context.WithCancelCause(ctx)
+	defer s.cancel(nil)
+	s.began = time.Now()
+	s.changed = make(chan struct{})
+	s.status.Phase = Starting
+	if err := state.ReadRecord(filepath.Join(s.Dir, state.BootFile), &s.spec); err != nil {
+		return err
+	}
+	watchers := s.serveControl(ctx, control)
+	end := s.hold(ctx)
+	err := s.finish(end)
+	watchers() // each has been told the end
+	return err
+}
+
+// hold is the machine's life, top to bottom.
+func (s *Shim) hold(ctx context.Context) *End {
+	fail := func(err error) *End {
+		e := banger.AsError(err)
+		return &End{State: banger.Failed, Reason: e.Msg, Error: e}
+	}
+	log, err := openConsole(filepath.Join(s.Dir, state.ConsoleLog))
+	if err != nil {
+		return fail(err)
+	}
+	defer log.Close()
+
+	sock := filepath.Join(s.spec.Machine.RunDir, state.AgentSocket)
+	_ = os.Remove(sock) // of an earlier run whose shim was killed
+	listener, err := net.Listen("unix", sock)
+	if err != nil {
+		return fail(fmt.Errorf("listen for the agent's clients: %w", err))
+	}
+	defer listener.Close()
+
+	s.spec.Machine.Console = log
+	m, err := s.Driver.Start(ctx, s.spec.Machine)
+	if err != nil {
+		return fail(err)
+	}
+	s.started(m)
+
+	transport := &agent.Transport{
+		Dial:   m.Dial,
+		Config: s.config,
+		Stage:  s.stage,
+		Fail:   func(msg string) { s.update(func(st *Status) { st.Guest = msg }) },
+	}
+	transport.Start(ctx)
+	defer transport.Close()
+	go transport.Serve(ctx, listener)
+
+	select {
+	case <-m.Done():
+	case <-ctx.Done(): // the shim itself was told to end
+		s.ask(context.Cause(ctx).Error())
+		_ = m.Kill()
+		<-m.Done()
+	}
+	return s.endOf(m)
+}
+
+// started records the machine, and makes its end possible by order.
+func (s *Shim) started(m vmm.Machine) {
+	info := m.Info()
+	self, _ := vmm.ProcessOf(os.Getpid()) // cannot fail for a process that runs
+	boot, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	s.update(func(st *Status) {
+		s.machine = m
+		st.Boot.VMM = s.elapsed()
+		st.Machine = &banger.Machine{
+			Driver: info.Name, Version: info.Version, Accel: info.Accel, AccelReason: info.AccelReason,
+			VMM: m.Process(), Shim: self, BootID: string(trim(boot)),
+		}
+	})
+}
+
+// config answers one hello of the guest.
+func (s *Shim) config(context.Context, string) (hello.Config, error) {
+	c := s.spec.Hello
+	c.Time = time.Now().UnixNano()
+	return c, nil
+}
+
+// stage notes how far the guest has come.
+func (s *Shim) stage(stage string) {
+	s.update(func(st *Status) {
+		switch {
+		case stage == hello.Boot:
+			st.Boot.Init = s.elapsed()
+		case stage == hello.Agent && st.Phase == Starting:
+			st.Boot.Agent = s.elapsed()
+			st.Phase = Running
+		}
+	})
+}
+
+// endOf puts the end of the machine into words.
+func (s *Shim) endOf(m vmm.Machine) *End {
+	exit := m.Exit()
+	s.mu.Lock()
+	asked, guest := s.asked, s.status.Guest
+	s.mu.Unlock()
+	failed := func(format string, args ...any) *End {
+		return &End{State: banger.Failed, Reason: fmt.Sprintf(format, args...)}
+	}
+	stopped := func(reason string) *End { return &End{State: banger.Stopped, Reason: reason} }
+	switch {
+	case guest != "":
+		return failed("the guest could not boot: %s", guest)
+	case exit.Guest == vmm.GuestPanic:
+		return failed("the guest's kernel panicked: %s", exit.Panic)
+	case asked != "":
+		return stopped(asked)
+	case exit.Guest == vmm.GuestShutdown:
+		return stopped("the guest powered off")
+	case exit.Guest == vmm.GuestReset:
+		return stopped("the guest rebooted")
+	case exit.Signal != 0:
+		return failed("the VMM was ended by %s", exit.Signal)
+	}
+	return failed("the VMM ended with code %d: %s", exit.Code, exit.Output)
+}
+
+// finish makes the end known: on disk first, then to whoever watches. Between
+// the two its sockets go, so that no new start of the VM can meet them.
+func (s *Shim) finish(end *End) error {
+	end.Time = time.Now().UTC()
+	s.mu.Lock()
+	last := s.status
+	s.mu.Unlock()
+	last.Phase, last.End = Ended, end
+	err := state.WriteRecord(filepath.Join(s.Dir, state.ExitFile), last)
+	err = errors.Join(err, os.RemoveAll(s.spec.Machine.RunDir))
+	s.update(func(st *Status) { *st = last })
+	return err
+}
+
+// update changes the status and wakes everyone who watches it.
+func (s *Shim) update(f func(*Status)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f(&s.status)
+	close(s.changed)
+	s.changed = make(chan struct{})
+}
+
+// ask notes the first reason for an end that somebody asked for.
+func (s *Shim) ask(reason string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.asked == "" {
+		s.asked = reason
+	}
+}
+
+func (s *Shim) elapsed() int64 { return time.Since(s.began).Milliseconds() }
+
+func trim(b []byte) []byte {
+	for len(b) > 0 && b[len(b)-1] == '\n' {
+		b = b[:len(b)-1]
+	}
+	return b
+}

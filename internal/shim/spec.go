@@ -1,0 +1,60 @@
+package shim
+
+import (
+	"time"
+
+	"banger"
+	"banger/internal/hello"
+	"banger/internal/vmm"
+)
+
+// Spec is all that a shim needs to boot its VM and keep it: boot.json in the
+// VM's directory, written by the daemon before each start.
+type Spec struct {
+	Machine vmm.Spec     `json:"machine"` // but for Console, which is the shim's
+	Hello   hello.Config `json:"hello"`   // but for Time, which is that of each hello
+	UserKey string       `json:"user_key"`
+	HostKey string       `json:"host_key"` // public, authorized_keys format
+}
+
+// Phase is how far a machine has come.
+type Phase string
+
+// The phases of a machine, in their order.
+const (
+	Starting Phase = "starting" // the VMM is being started, or the guest boots
+	Running  Phase = "running"  // the agent answered
+	Ended    Phase = "ended"    // the VMM is gone, or never came
+)
+
+// Status is what a shim tells of its machine: on its socket a line for each
+// change, and in exit.json the last one.
+type Status struct {
+	Phase   Phase           `json:"phase"`
+	Machine *banger.Machine `json:"machine,omitempty"` // nil: the VMM did not start
+	Guest   string          `json:"guest,omitempty"`   // what pid 1 of the guest died of
+	Boot    Timeline        `json:"boot"`
+	End     *End            `json:"end,omitempty"` // once ended
+}
+
+// Timeline is how long a boot took from the start of the shim, in milliseconds; 0: not reached.
+type Timeline struct {
+	VMM   int64 `json:"vmm"`   // virtual CPUs run
+	Init  int64 `json:"init"`  // pid 1 asked for its configuration
+	Agent int64 `json:"agent"` // the agent answered
+}
+
+// End is how a machine ended.
+type End struct {
+	State  banger.VMState `json:"state"` // stopped or failed
+	Reason string         `json:"reason"`
+	Error  *banger.Error  `json:"error,omitempty"` // of a VMM that did not start
+	Time   time.Time      `json:"time"`
+}
+
+// order is a line from the daemon.
+type order struct {
+	Stop  bool          `json:"stop,omitempty"` // ask the guest, then force it
+	Kill  bool          `json:"kill,omitempty"`
+	Grace time.Duration `json:"grace,omitempty"` // nanoseconds, for stop
+}
