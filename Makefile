@@ -46,7 +46,7 @@ e2e: build ## run the tests with real VMs
 bench: ## measure speed and memory against raw QEMU
 	@scripts/setup test
 	@$(MAKE) --no-print-directory build
-	@$(GO) test -tags bench -run '^$$' -bench . -benchtime 1x -timeout 60m ./internal/bench/...
+	@$(GO) test -tags e2e -run '^$$' -bench . -benchtime 1x -timeout 60m ./internal/e2e
 
 lint: guest ## check formatting, vet and staticcheck, with and without the e2e tests
 	@scripts/lint
