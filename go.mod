@@ -3,22 +3,28 @@ module banger
 go 1.26.0
 
 require (
+	github.com/google/go-containerregistry v0.22.1 // references, logins and token exchange of registries
+	github.com/hashicorp/yamux v0.1.2 // many streams over the one virtio-serial port
+	github.com/klauspost/compress v1.20.3 // gzip 1.3 times as fast as the standard library's, and zstd
+	github.com/pkg/sftp v1.13.12 // the sftp subsystem of the guest's SSH server
+	github.com/spf13/cobra v1.10.2 // commands, help and shell completions
+	golang.org/x/crypto v0.58.0 // SSH, the protocol between host and guest
+	golang.org/x/sys v0.49.0 // system calls that package syscall lacks
+	golang.org/x/term v0.47.0 // raw mode and size of a terminal
+)
+
+// Test dependencies.
+require github.com/rogpeppe/go-internal v1.16.0 // testscript: the command line's contract as scripts
+
+require (
 	github.com/docker/cli v29.7.2+incompatible // indirect
 	github.com/docker/docker-credential-helpers v0.9.3 // indirect
-	github.com/google/go-containerregistry v0.22.1 // indirect
-	github.com/hashicorp/yamux v0.1.2 // indirect
 	github.com/inconshreveable/mousetrap v1.1.0 // indirect
-	github.com/klauspost/compress v1.20.3 // indirect
 	github.com/kr/fs v0.1.0 // indirect
 	github.com/opencontainers/go-digest v1.0.0 // indirect
 	github.com/opencontainers/image-spec v1.1.1 // indirect
-	github.com/pkg/sftp v1.13.12 // indirect
-	github.com/rogpeppe/go-internal v1.16.0 // indirect
 	github.com/sirupsen/logrus v1.9.4 // indirect
-	github.com/spf13/cobra v1.10.2 // indirect
 	github.com/spf13/pflag v1.0.10 // indirect
-	golang.org/x/crypto v0.58.0 // indirect
 	golang.org/x/sync v0.22.0 // indirect
-	golang.org/x/sys v0.49.0 // indirect
-	golang.org/x/term v0.47.0 // indirect
+	golang.org/x/tools v0.49.0 // indirect
 )
