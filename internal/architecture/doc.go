@@ -1,0 +1,2 @@
+// Package architecture holds the rules of this code base as tests.
+package architecture
