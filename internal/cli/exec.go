@@ -49,7 +49,6 @@ with any image that has a shell: the server is banger's own.` + exitCodes,
 		RunE: func(cmd *cobra.Command, a []string) error {
 			return c.inVM(cmd.Context(), a[0], &sess, func(r *agent.Request) {
 				r.Command = strings.Join(a[1:], " ")
-				r.Shell = true
 				r.TTY = r.TTY && (len(a) == 1 || sess.tty) // as OpenSSH does
 			})
 		},
@@ -93,7 +92,7 @@ func (c *CLI) vmProxyCommand() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				conn, err := agent.Connect(cmd.Context(), vm.Agent, agent.SSHPort)
+				conn, err := agent.Connect(cmd.Context(), vm.Agent)
 				if err != nil {
 					return err
 				}

@@ -16,6 +16,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/crypto/ssh"
+
 	"banger"
 	"banger/internal/agent"
 	"banger/internal/guestbin"
@@ -264,7 +266,7 @@ func (d *Daemon) helloConfig(rec banger.VM, image banger.Image) (hello.Config, e
 	machineID := sha256.Sum256([]byte("banger machine-id " + rec.ID))
 	return hello.Config{
 		Version: d.Version.Version, ID: rec.ID, Hostname: rec.Name, MachineID: hex.EncodeToString(machineID[:16]),
-		HostKey: string(private), AuthorizedKeys: []string{agent.AuthorizedKey(user)},
+		HostKey: string(private), AuthorizedKeys: []string{string(ssh.MarshalAuthorizedKey(user.PublicKey()))},
 		Init: rec.Spec.Init, Env: image.Config.Env, WorkingDir: image.Config.WorkingDir, User: image.Config.User,
 	}, nil
 }

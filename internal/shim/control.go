@@ -13,6 +13,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"banger/internal/agent"
+	"banger/internal/hello"
 	"banger/internal/state"
 )
 
@@ -111,5 +112,5 @@ func (s *Shim) shutdown(ctx context.Context) error {
 		return err
 	}
 	defer c.Close()
-	return c.Shutdown(ctx, "poweroff")
+	return c.Shutdown(ctx, hello.Poweroff)
 }

@@ -80,15 +80,14 @@ func (s *Shim) hold(ctx context.Context) *End {
 	}
 	s.started(m)
 
-	transport := &agent.Transport{
-		Dial:   m.Dial,
-		Config: s.config,
-		Stage:  s.stage,
-		Fail:   func(msg string) { s.update(func(st *Status) { st.Guest = msg }) },
-	}
-	transport.Start(ctx)
-	defer transport.Close()
-	go transport.Serve(ctx, listener)
+	serving, stopServing := context.WithCancel(ctx)
+	var transport sync.WaitGroup
+	transport.Go(func() {
+		t := &agent.Transport{Dial: m.Dial, Config: s.config, Event: s.event}
+		_ = t.Serve(serving, listener) // its error is why it was stopped
+	})
+	defer transport.Wait()
+	defer stopServing()
 
 	select {
 	case <-m.Done():
@@ -122,13 +121,15 @@ func (s *Shim) config(context.Context, string) (hello.Config, error) {
 	return c, nil
 }
 
-// stage notes how far the guest has come.
-func (s *Shim) stage(stage string) {
+// event notes how far the guest has come.
+func (s *Shim) event(e agent.Event) {
 	s.update(func(st *Status) {
 		switch {
-		case stage == hello.Boot:
+		case e.Kind == agent.Booting:
 			st.Boot.Init = s.elapsed()
-		case stage == hello.Agent && st.Phase == Starting:
+		case e.Kind == agent.Failed:
+			st.Guest = e.Text
+		case e.Kind == agent.Ready && st.Phase == Starting:
 			st.Boot.Agent = s.elapsed()
 			st.Phase = Running
 		}
