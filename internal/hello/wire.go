@@ -41,6 +41,7 @@ type Exec struct {
 	Env     []string `json:"env,omitempty"`     // NAME=value, over the image's
 	Dir     string   `json:"dir,omitempty"`     // empty: the image's, else /
 	User    string   `json:"user,omitempty"`    // user[:group], names or numbers; empty: the image's, else root
+	Login   bool     `json:"login,omitempty"`   // Command as an ssh client would have it run: as the user that logged in, in their home
 	Clear   bool     `json:"clear,omitempty"`   // leave the image's Env out
 }
 

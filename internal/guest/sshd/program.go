@@ -1,6 +1,7 @@
 package sshd
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -65,27 +66,32 @@ func execError(path string, err error) error {
 	return notRunnable("run %s: %s", path, err)
 }
 
-// loginProgram is what an exec (with a command) or shell request runs: the
-// shell of the user that logged in, in their home, as OpenSSH does.
-func (s *session) loginProgram(command string, login bool) (program, error) {
-	u, err := lookupUser(s.conn.ssh.User())
+// loginProgram is what an exec or shell request runs, as OpenSSH does: the
+// shell of the user that logged in, in their home, with the command or to type
+// into.
+func (s *session) loginProgram(e hello.Exec) (program, error) {
+	u, err := lookupUser(cmp.Or(e.User, s.conn.ssh.User()))
 	if err != nil {
 		return program{}, notRunnable("%s", err)
 	}
-	p, err := shellProgram(u, command, login)
+	p, err := shellProgram(u, e.Command)
 	if err != nil {
 		return program{}, err
 	}
-	p.dir = "/"
-	if isDir(u.home) {
-		p.dir = u.home
+	if p.dir = u.home; !isDir(u.home) {
+		p.dir = "/"
+	}
+	if e.Dir != "" {
+		if p.dir, err = namedDir(p.dir, e.Dir); err != nil {
+			return program{}, err
+		}
 	}
 	p.env = environment([]string{"PATH=" + defaultPath}, s.conn.id.cfg.Env, []string{
 		"HOME=" + u.home, "USER=" + u.name, "LOGNAME=" + u.name, "SHELL=" + p.path,
 		// As sshd says for a client that is not on a network. With it set, some
 		// shells read their start files for a command too, as people expect of ssh.
 		"SSH_CLIENT=UNKNOWN 65535 65535", "SSH_CONNECTION=UNKNOWN 65535 UNKNOWN 65535",
-	}, s.ttyEnv(), s.env)
+	}, s.ttyEnv(), s.env, e.Env)
 	return p, nil
 }
 
@@ -96,8 +102,8 @@ func (s *session) ttyEnv() []string {
 	return []string{"SSH_TTY=" + s.tty.name}
 }
 
-// shellProgram is the user's shell with a command, or to type into.
-func shellProgram(u user, command string, login bool) (program, error) {
+// shellProgram is the user's shell with a command, or without one to type into.
+func shellProgram(u user, command string) (program, error) {
 	shell := u.shell
 	if shell == "" || runnable(shell) != nil {
 		shell = "/bin/sh"
@@ -106,7 +112,7 @@ func shellProgram(u user, command string, login bool) (program, error) {
 		return program{}, notFound("this image has no shell; without one, run a program by: banger vm exec VM -- PROGRAM")
 	}
 	p := program{path: shell, user: u}
-	if login {
+	if command == "" {
 		p.argv = []string{"-" + filepath.Base(shell)} // tells it to be a login shell
 	} else {
 		p.argv = []string{filepath.Base(shell), "-c", command}
@@ -117,12 +123,11 @@ func shellProgram(u user, command string, login bool) (program, error) {
 // imageProgram is what an exec@banger request runs: by default as the image's
 // configuration says.
 func (s *session) imageProgram(e hello.Exec) (program, error) {
-	cfg := s.conn.id.cfg
-	spec := e.User
-	if spec == "" {
-		spec = cfg.User
+	if e.Login && len(e.Argv) == 0 {
+		return s.loginProgram(e)
 	}
-	u, err := lookupUser(spec)
+	cfg := s.conn.id.cfg
+	u, err := lookupUser(cmp.Or(e.User, cfg.User))
 	if err != nil {
 		return program{}, notRunnable("%s", err)
 	}
@@ -137,7 +142,7 @@ func (s *session) imageProgram(e hello.Exec) (program, error) {
 	}
 	var p program
 	if len(e.Argv) == 0 {
-		p, err = shellProgram(u, e.Command, e.Command == "")
+		p, err = shellProgram(u, e.Command)
 	} else {
 		p = program{argv: e.Argv, user: u}
 		p.path, err = lookProgram(e.Argv[0], dir, env)
@@ -156,6 +161,11 @@ func imageDir(image, asked string) (string, error) {
 		}
 		return dir, nil
 	}
+	return namedDir(dir, asked)
+}
+
+// namedDir is a directory that the user named, from dir if it is relative.
+func namedDir(dir, asked string) (string, error) {
 	if filepath.IsAbs(asked) {
 		dir = filepath.Clean(asked)
 	} else {

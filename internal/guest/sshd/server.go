@@ -7,14 +7,12 @@
 package sshd
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
-	"strconv"
 	"sync"
 	"time"
 
@@ -136,7 +134,7 @@ func (s *Server) stream(c net.Conn, id *identity) error {
 	if err := c.SetDeadline(time.Now().Add(helloWait)); err != nil {
 		return err
 	}
-	port, err := readConnect(c)
+	port, err := hello.ReadConnect(c)
 	if err != nil {
 		return err
 	}
@@ -149,26 +147,6 @@ func (s *Server) stream(c net.Conn, id *identity) error {
 	default: // closed without an answer, as Firecracker does
 		return fmt.Errorf("connect to port %d: nothing there", port)
 	}
-}
-
-// readConnect reads "CONNECT <port>\n" and not a byte more.
-func readConnect(r io.Reader) (int, error) {
-	var line [len("CONNECT 4294967295\n")]byte
-	for n := range line {
-		if _, err := io.ReadFull(r, line[n:n+1]); err != nil {
-			return 0, fmt.Errorf("read CONNECT: %w", err)
-		}
-		if line[n] != '\n' {
-			continue
-		}
-		word, ok := bytes.CutPrefix(line[:n], []byte("CONNECT "))
-		port, err := strconv.ParseUint(string(word), 10, 32)
-		if !ok || err != nil {
-			return 0, fmt.Errorf("read CONNECT: %q", line[:n])
-		}
-		return int(port), nil
-	}
-	return 0, errors.New("read CONNECT: line too long")
 }
 
 // link is the port as a yamux session sees it. Close ends the session's reads

@@ -89,9 +89,9 @@ func (s *session) start(kind string, payload []byte) (ok bool, then func()) {
 	}
 	switch kind {
 	case "shell":
-		return true, s.run(s.loginProgram("", true))
+		return true, s.run(s.loginProgram(hello.Exec{}))
 	case "exec":
-		return true, s.run(s.loginProgram(p.Text, false))
+		return true, s.run(s.loginProgram(hello.Exec{Command: p.Text}))
 	case "subsystem":
 		return s.subsystem(p.Text)
 	}

@@ -56,7 +56,7 @@ func TestExec(t *testing.T) {
 	}
 }
 
-const stdinSize = 20 << 20
+const stdinSize = 20 << 20 // many times the windows of SSH and yamux
 
 func TestStdin(t *testing.T) {
 	t.Parallel()
@@ -232,6 +232,8 @@ func TestExecImage(t *testing.T) {
 		{"relative directory", hello.Exec{Argv: []string{"pwd"}, Dir: ".."}, result{out: filepath.Join(dir, "work") + "\n"}},
 		{"relative program", hello.Exec{Argv: []string{"bin/true"}, Dir: "/"}, result{}},
 		{"shell command", hello.Exec{Command: "echo $A; exit 4"}, result{out: "image\n", code: 4}},
+		{"login", hello.Exec{Login: true, Command: "pwd; echo $A $B $HOME", Env: []string{"B=mine"}}, result{out: "/root\nimage mine /root\n"}},
+		{"login in a directory", hello.Exec{Login: true, Command: "pwd", Dir: "/usr"}, result{out: "/usr\n"}},
 		{"exit code", hello.Exec{Argv: []string{"sh", "-c", "exit 200"}}, result{code: 200}},
 		{"not in PATH", hello.Exec{Argv: []string{"nope"}}, result{code: 127, err: `banger: run "nope": not found in PATH (` + dir + ":/usr/bin:/bin)\n"}},
 		{"no such file", hello.Exec{Argv: []string{"/no/such"}}, result{code: 127, err: "banger: run \"/no/such\": no such file\n"}},
@@ -360,9 +362,9 @@ func TestClientVanishes(t *testing.T) {
 		command string
 		prep    []func(ssh.Channel) bool
 	}{
-		"polite":   {"echo $$ > %s; sleep 60; :", nil},
-		"terminal": {"echo $$ > %s; sleep 60; :", []func(ssh.Channel) bool{pty(80, 24, "")}},
-		"stubborn": {"trap '' HUP; echo $$ > %s; sleep 60; :", nil},
+		"polite":   {"echo $$ > %s; exec sleep 60", nil},
+		"terminal": {"echo $$ > %s; exec sleep 60", []func(ssh.Channel) bool{pty(80, 24, "")}},
+		"stubborn": {"trap '' HUP; echo $$ > %s; exec sleep 60", nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
