@@ -32,20 +32,17 @@ type Client struct {
 	ssh *ssh.Client
 }
 
-// SSHPort is the port of the guest's SSH server.
-const SSHPort = hello.SSHPort
-
-// Connect connects to a port of the guest through its CONNECT socket. It is
-// Unavailable if nothing answers there. When ctx ends first, its cause is the
-// error.
-func Connect(ctx context.Context, socketPath string, port int) (net.Conn, error) {
+// Connect connects to the SSH server of a guest through its CONNECT socket, for
+// a client that is not ours. It is Unavailable if nothing answers there. When
+// ctx ends first, its cause is in the error.
+func Connect(ctx context.Context, socketPath string) (net.Conn, error) {
 	var d net.Dialer
 	nc, err := d.DialContext(ctx, "unix", socketPath)
 	if err != nil {
 		return nil, banger.Errorf(banger.Unavailable, "connect to the guest's agent: %w", err)
 	}
 	stop := context.AfterFunc(ctx, func() { nc.Close() })
-	err = greeting(nc, port)
+	err = greeting(nc)
 	if stop() && err == nil {
 		return nc, nil
 	}
@@ -56,11 +53,11 @@ func Connect(ctx context.Context, socketPath string, port int) (net.Conn, error)
 	return nil, banger.Errorf(banger.Unavailable, "connect to the guest's agent: %w", err)
 }
 
-func greeting(nc net.Conn, port int) error {
+func greeting(nc net.Conn) error {
 	if err := nc.SetDeadline(time.Now().Add(dialWait)); err != nil {
 		return err
 	}
-	if _, err := fmt.Fprintf(nc, "CONNECT %d\n", port); err != nil {
+	if _, err := fmt.Fprintf(nc, "CONNECT %d\n", hello.SSHPort); err != nil {
 		return err
 	}
 	if _, err := hello.ReadOK(nc); errors.Is(err, io.EOF) {
@@ -75,7 +72,7 @@ func greeting(nc net.Conn, port int) error {
 // nothing answers there, and a Conflict if the guest does not have its host
 // key. When ctx ends first, its cause is in the error.
 func Dial(ctx context.Context, socketPath string, o Options) (*Client, error) {
-	nc, err := Connect(ctx, socketPath, SSHPort)
+	nc, err := Connect(ctx, socketPath)
 	if err != nil {
 		return nil, err
 	}

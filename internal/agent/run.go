@@ -24,10 +24,10 @@ type WindowSize struct{ Rows, Cols int }
 type Request struct {
 	Argv    []string // run as it is, without a shell
 	Command string   // for the user's shell; used if there is no Argv; both empty: a login shell
-	Shell   bool     // as ssh runs Command: as the user that logged in, in their home
+	Login   bool     // run Command as ssh does: as the user that logged in, in their home
 	Env     []string // NAME=value, over the image's
 	Dir     string   // empty: the image's
-	User    string   // user[:group]; empty: the image's, for Shell the one that logged in
+	User    string   // user[:group]; empty: the image's, for Login the one that logged in
 
 	TTY        bool
 	Term       string // $TERM
@@ -51,7 +51,7 @@ type Exit struct {
 // guest ends the program, and the cause of ctx is the error. A guest that goes
 // away before the program's end makes it Unavailable.
 func (c *Client) Run(ctx context.Context, r Request) (Exit, error) {
-	js, err := json.Marshal(hello.Exec{Argv: r.Argv, Command: r.Command, Login: r.Shell, Env: r.Env, Dir: r.Dir, User: r.User})
+	js, err := json.Marshal(hello.Exec{Argv: r.Argv, Command: r.Command, Login: r.Login, Env: r.Env, Dir: r.Dir, User: r.User})
 	if err != nil {
 		return Exit{}, fmt.Errorf("run in the guest: %w", err)
 	}

@@ -26,28 +26,36 @@ type Transport struct {
 	Dial func(ctx context.Context) (net.Conn, error)
 	// Config makes what the guest is told at each hello.
 	Config func(ctx context.Context, stage string) (hello.Config, error)
-	// Stage is told each stage of the guest (hello.Boot, hello.Agent) when its
-	// handshake is complete; at hello.Agent connections work. Fail is told why
-	// pid 1 of the guest cannot go on, Lost how the session with the agent
-	// broke, in printable and bounded text. They are called one at a time and
-	// must not block for long. Each may be nil.
-	Stage func(stage string)
-	Fail  func(text string)
-	Lost  func(text string)
+	// Event is told what happens, one event at a time; it must not block for
+	// long. May be nil.
+	Event func(Event)
 	// Resume says that the guest was started by somebody before: it may be in
 	// the middle of a session.
 	Resume bool
 	Log    *slog.Logger // nil: none
 
-	slots   chan struct{}
-	base    context.Context // from Start to Close
-	cancel  context.CancelCauseFunc
-	running sync.WaitGroup
+	slots chan struct{}
 
 	mu      sync.Mutex
-	closed  bool
 	mux     *yamux.Session // nil while there is no session
 	changed chan struct{}  // closed when mux changes
+}
+
+// EventKind says what has happened.
+type EventKind string
+
+// The kinds of events.
+const (
+	Booting EventKind = "booting" // pid 1 of the guest has its configuration
+	Ready   EventKind = "ready"   // the agent answers: connections work
+	Lost    EventKind = "lost"    // the session with the agent broke; Text says how
+	Failed  EventKind = "failed"  // pid 1 of the guest cannot go on; Text says why
+)
+
+// Event is one thing that happened to the guest.
+type Event struct {
+	Kind EventKind
+	Text string // printable, bounded; from the guest if Failed
 }
 
 // Limits of the transport.
@@ -75,50 +83,23 @@ const (
 	lastPause  = time.Second
 )
 
-// errClosed is the cause of the end of what a Transport does.
-var errClosed = errors.New("the transport is closed")
-
-// Start begins to keep a session with the guest, until ctx ends or Close. It
-// is called once, before Serve.
-func (t *Transport) Start(ctx context.Context) {
+// Serve answers connections to l and keeps the session with the guest, anew
+// whenever it breaks, until ctx ends; then it closes l and all connections,
+// waits for all that it started, and returns the cause of ctx. A Transport
+// serves once.
+func (t *Transport) Serve(ctx context.Context, l net.Listener) error {
 	if t.Log == nil {
 		t.Log = slog.New(slog.DiscardHandler)
 	}
 	t.changed = make(chan struct{})
 	t.slots = make(chan struct{}, maxStreams)
-	t.base, t.cancel = context.WithCancelCause(ctx)
-	t.running.Go(func() { t.keep(t.base) })
-}
-
-// Close ends the session and every Serve and waits for all that they started.
-// It may be called again.
-func (t *Transport) Close() {
-	t.mu.Lock()
-	t.closed = true
-	t.mu.Unlock()
-	t.cancel(errClosed)
-	t.running.Wait()
-}
-
-// Serve answers connections to l until ctx ends or Close; then it closes l and
-// its connections, waits for them, and returns the cause.
-func (t *Transport) Serve(ctx context.Context, l net.Listener) error {
-	defer l.Close()
-	t.mu.Lock()
-	if t.closed {
-		t.mu.Unlock()
-		return errClosed
-	}
-	t.running.Add(1)
-	t.mu.Unlock()
-	defer t.running.Done()
-
 	ctx, cancel := context.WithCancelCause(ctx)
-	defer context.AfterFunc(t.base, func() { cancel(context.Cause(t.base)) })()
 	defer context.AfterFunc(ctx, func() { l.Close() })()
-	var connections sync.WaitGroup
-	defer connections.Wait()
+	defer l.Close()
+	var running sync.WaitGroup
+	defer running.Wait()
 	defer cancel(nil)
+	running.Go(func() { t.keep(ctx) })
 	for {
 		c, err := l.Accept()
 		if err != nil {
@@ -129,7 +110,7 @@ func (t *Transport) Serve(ctx context.Context, l net.Listener) error {
 		}
 		select {
 		case t.slots <- struct{}{}:
-			connections.Go(func() {
+			running.Go(func() {
 				defer func() { <-t.slots }()
 				if err := t.connection(ctx, c); err != nil {
 					t.Log.Debug("connection ended", "err", err)
@@ -169,16 +150,16 @@ func (t *Transport) host() *hello.Host {
 		Resume: t.Resume,
 		Done: func(stage string) {
 			if stage == hello.Boot { // the agent counts when it can be reached
-				tell(t.Stage, stage)
+				t.event(Booting, "")
 			}
 		},
-		Fail: func(msg string) { tell(t.Fail, clean(msg)) },
+		Fail: func(msg string) { t.event(Failed, clean(msg)) },
 	}
 }
 
-func tell(f func(string), text string) {
-	if f != nil {
-		f(text)
+func (t *Transport) event(kind EventKind, text string) {
+	if t.Event != nil {
+		t.Event(Event{kind, text})
 	}
 }
 
@@ -200,7 +181,7 @@ func (t *Transport) session(ctx context.Context, host *hello.Host) error {
 	}
 	defer mux.Close()
 	t.set(mux)
-	tell(t.Stage, hello.Agent)
+	t.event(Ready, "")
 	select {
 	case <-ctx.Done():
 	case <-mux.CloseChan():
@@ -208,7 +189,7 @@ func (t *Transport) session(ctx context.Context, host *hello.Host) error {
 	t.set(nil)
 	mux.Close() // waits for its reader
 	if ctx.Err() == nil {
-		tell(t.Lost, clean(guard.reason()))
+		t.event(Lost, clean(guard.reason()))
 	}
 	return guard.err
 }
