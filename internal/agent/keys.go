@@ -28,15 +28,7 @@ func NewHostKey() (private, public string, err error) {
 	if err != nil {
 		return "", "", fmt.Errorf("make a host key: %w", err)
 	}
-	return private, publicLine(pub), nil
-}
-
-// AuthorizedKey is the line of authorized_keys that lets the signer in,
-// without a newline.
-func AuthorizedKey(signer ssh.Signer) string { return publicLine(signer.PublicKey()) }
-
-func publicLine(pub ssh.PublicKey) string {
-	return strings.TrimSuffix(string(ssh.MarshalAuthorizedKey(pub)), "\n")
+	return private, strings.TrimSuffix(string(ssh.MarshalAuthorizedKey(pub)), "\n"), nil
 }
 
 func newKey(comment string) (private string, public ssh.PublicKey, err error) {
