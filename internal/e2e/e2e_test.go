@@ -145,7 +145,14 @@ func startRegistry() (stop func(), err error) {
 		stop()
 		return nil, err
 	}
-	suite.registry = "127.0.0.1:" + strings.TrimSpace(string(b))
+	number := strings.TrimSpace(string(b))
+	suite.registry = "127.0.0.1:" + number
+	for tag, name := range map[string]string{"bookworm": "library/debian:bookworm", "busybox": "library/busybox:static"} {
+		if err := command("scripts/test-push", oci+":"+tag, number, name).Run(); err != nil {
+			stop()
+			return nil, fmt.Errorf("scripts/test-push %s: %w", name, err)
+		}
+	}
 	return stop, nil
 }
 

@@ -11,6 +11,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"banger"
 	"banger/internal/agent"
 	"banger/internal/hello"
@@ -158,7 +160,7 @@ func (s *Shim) endOf(m vmm.Machine) *End {
 	case exit.Guest == vmm.GuestReset:
 		return stopped("the guest rebooted")
 	case exit.Signal != 0:
-		return failed("the VMM was ended by %s", exit.Signal)
+		return failed("the VMM was ended by %s", unix.SignalName(exit.Signal))
 	}
 	return failed("the VMM ended with code %d: %s", exit.Code, exit.Output)
 }
