@@ -48,7 +48,7 @@ with any image that has a shell: the server is banger's own.` + exitCodes,
 		ValidArgsFunction: c.completeFirst(c.completeVMs),
 		RunE: func(cmd *cobra.Command, a []string) error {
 			return c.inVM(cmd.Context(), a[0], &sess, func(r *agent.Request) {
-				r.Command = strings.Join(a[1:], " ")
+				r.Command, r.Login = strings.Join(a[1:], " "), true
 				r.TTY = r.TTY && (len(a) == 1 || sess.tty) // as OpenSSH does
 			})
 		},
