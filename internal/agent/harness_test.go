@@ -21,7 +21,7 @@ import (
 	"banger/internal/hello"
 )
 
-func pair(t *testing.T) (a, b net.Conn) {
+func pair(t testing.TB) (a, b net.Conn) {
 	t.Helper()
 	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -43,7 +43,7 @@ func pair(t *testing.T) (a, b net.Conn) {
 // and one host at a time. A host that goes loses what was under way, and the
 // guest is not told, the hardest case.
 type port struct {
-	t     *testing.T
+	t     testing.TB
 	guest net.Conn // the guest's end
 	far   net.Conn
 
@@ -52,7 +52,7 @@ type port struct {
 	carried sync.WaitGroup
 }
 
-func newPort(t *testing.T) *port {
+func newPort(t testing.TB) *port {
 	p := &port{t: t}
 	p.guest, p.far = pair(t)
 	return p
@@ -96,7 +96,7 @@ func (guestPort) WaitHost(context.Context) error { return nil }
 
 // rig is a transport, and what it takes to reach a guest through it.
 type rig struct {
-	t      *testing.T
+	t      testing.TB
 	port   *port
 	tr     *Transport
 	socket string
@@ -107,7 +107,7 @@ type rig struct {
 }
 
 // newRig starts a transport. There is no guest yet.
-func newRig(t *testing.T) *rig {
+func newRig(t testing.TB) *rig {
 	t.Helper()
 	private, public, err := NewHostKey()
 	if err != nil {
@@ -192,7 +192,7 @@ func (r *rig) dial() *Client {
 }
 
 // run runs a program and gives its output.
-func run(t *testing.T, c *Client, req Request) (string, string, Exit) {
+func run(t testing.TB, c *Client, req Request) (string, string, Exit) {
 	t.Helper()
 	var out, errs bytes.Buffer
 	req.Stdout, req.Stderr = &out, &errs
@@ -206,7 +206,7 @@ func run(t *testing.T, c *Client, req Request) (string, string, Exit) {
 }
 
 // noLeaks checks at the end of the test that it left no goroutine.
-func noLeaks(t *testing.T) {
+func noLeaks(t testing.TB) {
 	before := runtime.NumGoroutine()
 	t.Cleanup(func() {
 		for end := time.Now().Add(5 * time.Second); runtime.NumGoroutine() > before; time.Sleep(10 * time.Millisecond) {

@@ -26,9 +26,9 @@ type VirtioPort struct {
 	wake  int // an eventfd in epoll: ends a wait whose ctx ended
 }
 
-// OpenPort opens the virtio-serial port of that name. It waits for a port that
-// is not there yet, as while its driver loads, until ctx ends. The driver lets
-// a port be opened once only.
+// OpenPort opens the virtio-serial port of that name. The driver lets a port be
+// opened once only. OpenPort waits until ctx ends for a port that is not there
+// yet, as while its driver loads, or that an agent before this one still holds.
 func OpenPort(ctx context.Context, name string) (*VirtioPort, error) {
 	// The device node appears before the port is registered (open gives ENXIO
 	// for a moment), and no event tells of it: short naps, bounded by ctx.
@@ -37,7 +37,7 @@ func OpenPort(ctx context.Context, name string) (*VirtioPort, error) {
 		if err == nil {
 			return newPort(f)
 		}
-		if !errors.Is(err, unix.ENXIO) && !errors.Is(err, os.ErrNotExist) {
+		if !errors.Is(err, unix.ENXIO) && !errors.Is(err, unix.EBUSY) && !errors.Is(err, os.ErrNotExist) {
 			return nil, fmt.Errorf("open port %s: %w", name, err)
 		}
 		select {
