@@ -301,6 +301,11 @@ func request(kind string, payload any) func(ssh.Channel) bool {
 	}
 }
 
+// tell sends a request whose answer may come too late: it ends the program.
+func tell(ch ssh.Channel, kind string, payload any) {
+	_, _ = ch.SendRequest(kind, false, ssh.Marshal(payload))
+}
+
 func setenv(name, value string) func(ssh.Channel) bool {
 	return request("env", struct{ Name, Value string }{name, value})
 }

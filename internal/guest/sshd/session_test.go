@@ -56,7 +56,7 @@ func TestExec(t *testing.T) {
 	}
 }
 
-const stdinSize = 20 << 20 // many times the windows of SSH and yamux
+const stdinSize = 10 << 20 // more than the windows of SSH and yamux together
 
 func TestStdin(t *testing.T) {
 	t.Parallel()
@@ -104,9 +104,7 @@ func TestSignal(t *testing.T) {
 		// The whole group gets it: the shell waits for its child.
 		r := startSh(t, c, "echo ready; sleep 60; echo not reached")
 		r.ready()
-		if !request("signal", text{name})(r.ch) {
-			t.Errorf("%s was refused", name)
-		}
+		tell(r.ch, "signal", text{name})
 		if got := r.wait(); got.signal != name || strings.Contains(got.out, "not") {
 			t.Errorf("%s: got %+v", name, got)
 		}
@@ -173,9 +171,7 @@ func TestTTYResizeAndKeys(t *testing.T) {
 	c := newGuest(t, nil).dial("root")
 	r := startSh(t, c, "trap 'stty size; exit 5' WINCH; echo ready; while :; do sleep 0.05; done", pty(80, 24, ""))
 	r.ready()
-	if !request("window-change", struct{ Cols, Rows, X, Y uint32 }{132, 50, 0, 0})(r.ch) {
-		t.Error("window-change was refused")
-	}
+	tell(r.ch, "window-change", struct{ Cols, Rows, X, Y uint32 }{132, 50, 0, 0})
 	if got := r.wait(); !strings.Contains(got.out, "50 132") || got.code != 5 {
 		t.Errorf("got %+v", got)
 	}
@@ -198,9 +194,7 @@ func TestTTYResizeAndKeys(t *testing.T) {
 	}
 	r = startSh(t, c, "echo ready; exec sleep 60", pty(80, 24, ""))
 	r.ready()
-	if !request("break", struct{ Length uint32 }{500})(r.ch) {
-		t.Error("break was refused")
-	}
+	tell(r.ch, "break", struct{ Length uint32 }{500})
 	if got := r.wait(); got.signal != "INT" {
 		t.Errorf("break: got %+v", got)
 	}
