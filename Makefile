@@ -10,6 +10,11 @@ BUILD   := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false
 PREFIX  ?= $(if $(filter 0,$(shell id -u)),/usr/local,$(HOME)/.local)
 DESTDIR ?=
 
+# Where tests keep what is expensive to make: a pulled kernel and image, an OCI layout.
+export BANGER_TEST_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/banger-test
+# The kernel that the suite of the VMM drivers boots; the end-to-end tests, which run first, put it there.
+export BANGER_TEST_KERNEL ?= $(BANGER_TEST_CACHE)/kernel
+
 # RUN picks tests by name: make test RUN=TestStart
 RUN ?=
 
