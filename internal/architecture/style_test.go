@@ -120,10 +120,10 @@ var unfinished = regexp.MustCompile(`\b(` + strings.Join([]string{"TO" + "DO", "
 // TestNothingLeftForLater looks at all text that belongs to the project.
 func TestNothingLeftForLater(t *testing.T) {
 	text := []string{".go", ".md", ".mod", ".json", ".txtar", ".toml", ".yml", "Makefile"}
-	walk(t, func(path string) {
+	err := walkTree(func(path string) error {
 		script := strings.HasPrefix(path, "scripts/") || strings.HasPrefix(path, ".ci/")
 		if !script && !slices.ContainsFunc(text, func(end string) bool { return strings.HasSuffix(path, end) }) {
-			return
+			return nil
 		}
 		number := 0
 		for line := range strings.Lines(read(t, path)) {
@@ -132,5 +132,9 @@ func TestNothingLeftForLater(t *testing.T) {
 				t.Errorf("%s:%d: do it now or make it an issue: %s", path, number, strings.TrimSpace(line))
 			}
 		}
+		return nil
 	})
+	if err != nil {
+		t.Fatal(err)
+	}
 }

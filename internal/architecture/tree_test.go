@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -37,10 +38,9 @@ func skipped(path string) bool {
 	return false
 }
 
-// walk calls do with every regular file of the checkout, by its path below it.
-func walk(t *testing.T, do func(path string)) {
-	t.Helper()
-	err := filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
+// walkTree calls do with every regular file of the checkout, by its path below it.
+func walkTree(do func(path string) error) error {
+	return filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
@@ -55,36 +55,43 @@ func walk(t *testing.T, do func(path string)) {
 			if err != nil {
 				return err
 			}
-			do(filepath.ToSlash(rel))
+			return do(filepath.ToSlash(rel))
 		}
 		return nil
 	})
+}
+
+// sources is every Go file of the module, whatever its build tags.
+func sources(t *testing.T) []*source {
+	t.Helper()
+	all, err := parsed()
 	if err != nil {
 		t.Fatal(err)
 	}
-}
-
-// sources parses every Go file of the module, whatever its build tags.
-func sources(t *testing.T) []*source {
-	t.Helper()
-	var all []*source
-	walk(t, func(path string) {
-		if !strings.HasSuffix(path, ".go") {
-			return
-		}
-		s := &source{path: path, pkg: filepath.ToSlash(filepath.Dir(path)), test: strings.HasSuffix(path, "_test.go"), fset: token.NewFileSet()}
-		s.text = read(t, path)
-		var err error
-		if s.ast, err = parser.ParseFile(s.fset, path, s.text, parser.ParseComments); err != nil {
-			t.Fatal(err)
-		}
-		all = append(all, s)
-	})
 	if len(all) == 0 {
 		t.Fatal("found no Go files")
 	}
 	return all
 }
+
+// parsed parses them once for all tests.
+var parsed = sync.OnceValues(func() ([]*source, error) {
+	var all []*source
+	err := walkTree(func(path string) error {
+		if !strings.HasSuffix(path, ".go") {
+			return nil
+		}
+		b, err := os.ReadFile(filepath.Join(root, path))
+		if err != nil {
+			return err
+		}
+		s := &source{path: path, pkg: filepath.ToSlash(filepath.Dir(path)), test: strings.HasSuffix(path, "_test.go"), text: string(b), fset: token.NewFileSet()}
+		s.ast, err = parser.ParseFile(s.fset, path, b, parser.ParseComments)
+		all = append(all, s)
+		return err
+	})
+	return all, err
+})
 
 // read is the text of a file of the checkout.
 func read(t *testing.T, path string) string {
