@@ -41,4 +41,7 @@ type Progress struct {
 	Step  string `json:"step"`            // a short sentence in the present: "pull layer 1/3"
 	Done  int64  `json:"done,omitempty"`  // bytes so far
 	Total int64  `json:"total,omitempty"` // bytes in all, 0 if not known
+	// Notice says that Step is news to keep, not a state that passes: a source
+	// that could not be reached, for instance.
+	Notice bool `json:"notice,omitempty"`
 }

@@ -10,31 +10,40 @@ import (
 // redraw is the shortest time between two states of the progress line.
 const redraw = 100 * time.Millisecond
 
-// progress shows long work on a terminal, as one line that is drawn anew. The
-// returned function takes the line away. Without a terminal only new steps
-// that end in a word to the user (a source that was passed over) are told.
+// progress shows long work on a terminal, as one line that is drawn anew; the
+// returned function takes the line away. News is told as lines of its own,
+// also where there is no terminal.
 func (c *CLI) progress() (show func(banger.Progress), done func()) {
-	if !isTerminal(c.Stderr) || c.Getenv("TERM") == "dumb" || c.Getenv("CI") != "" {
-		return nil, func() {}
-	}
+	line := isTerminal(c.Stderr) && c.Getenv("TERM") != "dumb" && c.Getenv("CI") == ""
 	var last time.Time
 	var step string
 	show = func(p banger.Progress) {
 		now := time.Now()
-		if p.Step == step && now.Sub(last) < redraw && p.Done != p.Total {
-			return
-		}
-		last, step = now, p.Step
-		line := visible(p.Step)
 		switch {
-		case p.Total > 0:
-			line += fmt.Sprintf("  %s of %s", size(p.Done), size(p.Total))
-		case p.Done > 0:
-			line += "  " + size(p.Done)
+		case p.Notice && line:
+			fmt.Fprintf(c.Stderr, "\r\x1b[Kbanger: %s\n", visible(p.Step))
+		case p.Notice:
+			fmt.Fprintf(c.Stderr, "banger: %s\n", visible(p.Step))
+		case line && (p.Step != step || now.Sub(last) >= redraw || p.Done == p.Total):
+			last, step = now, p.Step
+			fmt.Fprintf(c.Stderr, "\r\x1b[K%s", clip(visible(describe(p))))
 		}
-		fmt.Fprintf(c.Stderr, "\r\x1b[K%s", clip(line))
 	}
-	return show, func() { fmt.Fprint(c.Stderr, "\r\x1b[K") }
+	return show, func() {
+		if line {
+			fmt.Fprint(c.Stderr, "\r\x1b[K")
+		}
+	}
+}
+
+func describe(p banger.Progress) string {
+	switch {
+	case p.Total > 0:
+		return fmt.Sprintf("%s  %s of %s", p.Step, size(p.Done), size(p.Total))
+	case p.Done > 0:
+		return p.Step + "  " + size(p.Done)
+	}
+	return p.Step
 }
 
 // clip keeps a line from wrapping, which could not be taken away again.

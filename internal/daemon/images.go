@@ -155,7 +155,7 @@ func (d *Daemon) makeImage(ctx context.Context, stage string, sources []imagecat
 			return im, err
 		}
 		if i+1 < len(sources) {
-			p(banger.Progress{Step: fmt.Sprintf("%s: %v; trying %s", s, err, sources[i+1])})
+			p(banger.Progress{Notice: true, Step: fmt.Sprintf("%v; trying %s", err, sources[i+1])})
 		}
 	}
 	return banger.Image{}, errors.Join(errs...)
