@@ -9,8 +9,10 @@ import (
 	"io"
 	"os"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
 	"banger"
@@ -94,6 +96,9 @@ func (c *CLI) exitCode(err error) int {
 		code = exitBanger
 	}
 	e := banger.AsError(err)
+	if sig := c.signals.got(); sig != 0 {
+		e = banger.Errorf(banger.Canceled, "interrupted by %s", unix.SignalName(syscall.Signal(sig)))
+	}
 	if code == exitUsage && e.Hint == "" {
 		e.Kind = banger.Invalid
 		e.Hint = "banger --help"

@@ -7,6 +7,8 @@ import (
 	"os/signal"
 	"sync"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // signals takes the signals of the process: they cancel the command until a
@@ -57,7 +59,7 @@ func (s *signals) take(sig syscall.Signal) {
 		os.Exit(exitSignal + int(sig)) // the second one does not wait for a clean end
 	}
 	s.first = sig
-	s.cancel(fmt.Errorf("interrupted by %s", sig))
+	s.cancel(fmt.Errorf("interrupted by %s", unix.SignalName(sig)))
 }
 
 // pass sends the signals to a guest's command from now on, until stop is called.
