@@ -43,6 +43,7 @@ Restart=always
 RestartSec=100ms
 KillMode=process
 OOMScoreAdjust=-1000
+Nice=-15
 OOMPolicy=continue
 TasksMax=infinity
 `

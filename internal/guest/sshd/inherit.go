@@ -3,7 +3,10 @@ package sshd
 import (
 	"os"
 	"os/signal"
+	"runtime"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // oomFile says how likely the kernel picks a process when memory is short.
@@ -37,7 +40,25 @@ func (s *Server) startCalm(p program, attr *os.ProcAttr) (*os.Process, error) {
 			defer func() { _ = os.WriteFile(oomFile, old, 0) }()
 		}
 	}
+	defer calmThread()()
 	return os.StartProcess(p.path, p.argv, attr)
+}
+
+// calmThread gives this thread the normal priority until the result is called;
+// the agent has a higher one, so that it answers also while a machine boots or
+// works hard. Linux keeps it by thread, and a child gets that of the thread that forks.
+func calmThread() (undo func()) {
+	runtime.LockOSThread()
+	// The system call gives 20 minus the nice value, as it cannot give negative ones.
+	raw, err := unix.Getpriority(unix.PRIO_PROCESS, 0)
+	nice := 20 - raw
+	if err != nil || nice >= 0 || unix.Setpriority(unix.PRIO_PROCESS, 0, 0) != nil {
+		return runtime.UnlockOSThread
+	}
+	return func() {
+		_ = unix.Setpriority(unix.PRIO_PROCESS, 0, nice)
+		runtime.UnlockOSThread()
+	}
 }
 
 // catchIgnored catches the signals that the agent was started to ignore, as
