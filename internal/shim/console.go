@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"os"
 	"sync"
+
+	"banger/internal/state"
 )
 
 // consoleMax is the size at which the console log is put aside: the two files
@@ -31,7 +33,7 @@ func (c *console) rotate() error {
 	if c.f != nil {
 		_ = c.f.Close()
 	}
-	if err := os.Rename(c.path, c.path+".1"); err != nil && !os.IsNotExist(err) {
+	if err := os.Rename(c.path, c.path+state.RotatedSuffix); err != nil && !os.IsNotExist(err) {
 		return fmt.Errorf("rotate console log: %w", err)
 	}
 	f, err := os.OpenFile(c.path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)

@@ -48,8 +48,8 @@ const (
 	ShimSocket   = "shim.sock"
 )
 
-// rotatedSuffix is added to the name of a log that was full.
-const rotatedSuffix = ".1"
+// RotatedSuffix is added to the name of a log that was full.
+const RotatedSuffix = ".1"
 
 // maxRun is the longest run directory that leaves room for the longest socket
 // name below it, since a unix socket path has at most 107 bytes.
