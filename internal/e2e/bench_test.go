@@ -31,43 +31,6 @@ import (
 // within one round, so that a busy host slows both.
 const rounds = 10
 
-// newHost gives a benchmark a state root of its own with a kernel and an image.
-func newHost(b *testing.B) *host {
-	b.Helper()
-	dir, err := os.MkdirTemp("", "banger-bench-")
-	if err != nil {
-		b.Fatal(err)
-	}
-	h := &host{root: filepath.Join(dir, "root")}
-	h.env = append(os.Environ(), "BANGER_ROOT="+h.root)
-	for _, d := range []string{state.KernelsDir, state.ImagesDir} {
-		if err := linkTree(filepath.Join(suite.base, d), filepath.Join(h.root, d)); err != nil {
-			b.Fatal(err)
-		}
-	}
-	b.Cleanup(func() {
-		if out, err := h.banger("daemon", "stop", "--force").CombinedOutput(); err != nil {
-			b.Errorf("daemon stop: %v: %s", err, out)
-		}
-		_ = os.RemoveAll(dir)
-	})
-	return h
-}
-
-func (h *host) layout(b *testing.B) state.Layout {
-	b.Helper()
-	l, err := state.Locate(func(key string) string {
-		if key == "BANGER_ROOT" {
-			return h.root
-		}
-		return os.Getenv(key)
-	})
-	if err != nil {
-		b.Fatal(err)
-	}
-	return l
-}
-
 func median(d []time.Duration) time.Duration {
 	slices.Sort(d)
 	return d[len(d)/2]

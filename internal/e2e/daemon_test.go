@@ -4,10 +4,12 @@ package e2e
 
 import (
 	"context"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
+	"testing"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -36,20 +38,68 @@ func killDaemon(ts *testscript.TestScript, neg bool, args []string) {
 	lock.Unlock()
 }
 
-// env is the environment of one test that drives banger from Go.
-func (h *host) banger(args ...string) *exec.Cmd {
-	cmd := exec.Command(filepath.Join(suite.bin, "banger"), args...)
-	cmd.Env = h.env
-	return cmd
-}
-
 // host is a state root of its own for a test that is not a script.
 type host struct {
-	root string
-	env  []string
+	root, bin string
+	env       []string
+}
+
+// newHost gives a test a state root of its own with a kernel and an image.
+func newHost(tb testing.TB) *host {
+	tb.Helper()
+	dir, err := os.MkdirTemp("", "banger-bench-")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	h := &host{root: filepath.Join(dir, "root"), bin: filepath.Join(suite.bin, "banger")}
+	h.env = append(os.Environ(), "BANGER_ROOT="+h.root)
+	for _, d := range []string{state.KernelsDir, state.ImagesDir} {
+		if err := linkTree(filepath.Join(suite.base, d), filepath.Join(h.root, d)); err != nil {
+			tb.Fatal(err)
+		}
+	}
+	tb.Cleanup(func() {
+		if out, err := h.banger("daemon", "stop", "--force").CombinedOutput(); err != nil {
+			tb.Errorf("daemon stop: %v: %s", err, out)
+		}
+		_ = os.RemoveAll(dir)
+	})
+	return h
+}
+
+func (h *host) layout(tb testing.TB) state.Layout {
+	tb.Helper()
+	l, err := state.Locate(func(key string) string {
+		if key == "BANGER_ROOT" {
+			return h.root
+		}
+		return os.Getenv(key)
+	})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return l
+}
+
+func (h *host) banger(args ...string) *exec.Cmd {
+	cmd := exec.Command(h.bin, args...)
+	cmd.Env = h.env
+	return cmd
 }
 
 func (h *host) output(args ...string) (string, error) {
 	b, err := h.banger(args...).Output()
 	return strings.TrimSpace(string(b)), err
+}
+
+// show asks the daemon for a VM.
+func (h *host) show(tb testing.TB, name string) banger.VM {
+	tb.Helper()
+	client := &banger.Client{Socket: h.layout(tb).Socket()}
+	defer client.Close()
+	vm, err := client.VMShow(tb.Context(), name)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return vm
 }

@@ -45,6 +45,9 @@ func run(m *testing.M) (int, error) {
 		return 1, err
 	}
 	suite.bin = filepath.Join(suite.repo, "bin")
+	if os.Getenv(roleEnv) == "resolver" {
+		return 0, playResolver()
+	}
 	if _, err := os.Stat(filepath.Join(suite.bin, "banger")); err != nil {
 		return 1, fmt.Errorf("%w; run: make build", err)
 	}
