@@ -89,7 +89,8 @@ func (v *vm) bootError(err error) error {
 	if lines != "" {
 		lines = "; the last lines of its console:\n" + lines
 	}
-	return banger.Errorf(banger.Unavailable, "start vm %q: %w%s", rec.Name, err, lines)
+	return banger.Errorf(banger.Unavailable, "start vm %q: %w%s", rec.Name, err, lines).
+		WithHint("the whole console: banger vm logs %s", rec.Name)
 }
 
 func (v *vm) timeline() shim.Timeline {

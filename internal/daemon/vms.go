@@ -151,10 +151,35 @@ func (d *Daemon) vmCreate(ctx context.Context, r banger.VMCreateRequest, p progr
 	}
 	rec, err := d.start(ctx, v, p)
 	if err != nil {
+		if kept := d.keepConsole(rec); kept != "" && banger.IsKind(err, banger.Unavailable) {
+			err = banger.AsError(err).WithHint("the whole console: %s", kept)
+		}
 		_ = d.remove(v)
 		return rec, err
 	}
 	return rec, nil
+}
+
+// maxConsoles is how many consoles of VMs that did not boot are kept.
+const maxConsoles = 10
+
+// keepConsole moves the console of a VM that is to go into the cache, and
+// gives its path there, or nothing if there is nothing to see.
+func (d *Daemon) keepConsole(rec banger.VM) string {
+	if fi, err := os.Stat(rec.Console); err != nil || fi.Size() == 0 {
+		return ""
+	}
+	// The names begin with the time, so that the oldest come first.
+	path := filepath.Join(d.Layout.Consoles(), time.Now().UTC().Format("20060102-150405-")+rec.Name+"-"+rec.ID+".log")
+	if err := os.Rename(rec.Console, path); err != nil {
+		return "" // the cache is on another disk; the error has the last lines
+	}
+	if all, err := os.ReadDir(d.Layout.Consoles()); err == nil {
+		for _, old := range all[:max(0, len(all)-maxConsoles)] {
+			_ = os.Remove(filepath.Join(d.Layout.Consoles(), old.Name()))
+		}
+	}
+	return path
 }
 
 // caller is the process that made the call.

@@ -37,10 +37,11 @@ const (
 	DaemonLock  = "daemon.lock"
 	DaemonLog   = "daemon.log"
 
-	BlobsDir   = "blobs"
-	BootDir    = "boot"
-	InitrdDir  = "initrd"
-	ScratchDir = "scratch"
+	BlobsDir    = "blobs"
+	BootDir     = "boot"
+	InitrdDir   = "initrd"
+	ConsolesDir = "consoles"
+	ScratchDir  = "scratch"
 
 	DaemonSocket = "daemon.sock"
 	StartLock    = "start.lock"
@@ -106,7 +107,7 @@ func check(l Layout) (Layout, error) {
 // directory may lie in /tmp, so one that somebody else made first is refused.
 func (l Layout) Make() error {
 	for _, d := range []string{l.Root, l.Cache, l.Kernels(), l.Images(), l.VMs(), l.Path(KeysDir),
-		l.Blobs(), l.BootDisks(), l.Initrds(), l.Scratch()} {
+		l.Blobs(), l.BootDisks(), l.Initrds(), l.Consoles(), l.Scratch()} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
 			return fmt.Errorf("make state directory: %w", err)
 		}
@@ -173,6 +174,9 @@ func (l Layout) BootDisks() string { return filepath.Join(l.Cache, BootDir) }
 
 // Initrds is the cache of initrds, one per kernel and guest binary.
 func (l Layout) Initrds() string { return filepath.Join(l.Cache, InitrdDir) }
+
+// Consoles keeps the last consoles of VMs that did not boot and are gone.
+func (l Layout) Consoles() string { return filepath.Join(l.Cache, ConsolesDir) }
 
 // Scratch is for files of work in progress; the daemon empties it when it starts.
 func (l Layout) Scratch() string { return filepath.Join(l.Cache, ScratchDir) }
