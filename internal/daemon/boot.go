@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -30,6 +31,9 @@ import (
 	"banger/internal/vmm"
 )
 
+// errNoAnswer is the end of a boot that was waited for long enough.
+var errNoAnswer = errors.New("the guest did not answer")
+
 // start boots a VM and waits until its agent answers. A VM that runs is left
 // as it is. When the boot goes wrong or the caller goes away, the machine is ended.
 func (d *Daemon) start(ctx context.Context, v *vm, p progress) (banger.VM, error) {
@@ -46,8 +50,7 @@ func (d *Daemon) start(ctx context.Context, v *vm, p progress) (banger.VM, error
 	}
 	p(banger.Progress{Step: "boot " + v.record().Name})
 	limit := time.Duration(v.record().Spec.BootTimeout) * time.Second
-	wait, cancel := context.WithTimeoutCause(ctx, limit,
-		banger.Errorf(banger.Unavailable, "the guest did not answer within %s", limit))
+	wait, cancel := context.WithTimeoutCause(ctx, limit, banger.Errorf(banger.Unavailable, "%w within %s", errNoAnswer, limit))
 	defer cancel()
 	rec, err := v.wait(wait, func(rec banger.VM) bool { return rec.State != banger.Starting })
 	if err == nil && rec.State == banger.Running {
@@ -81,6 +84,8 @@ func (v *vm) bootError(err error) error {
 	}
 	if err == nil {
 		err = banger.Errorf(banger.Unavailable, "%s", rec.Reason)
+	} else if errors.Is(err, errNoAnswer) {
+		err = banger.Errorf(banger.Unavailable, "%w: %s", err, v.timeline().Reached())
 	}
 	if banger.IsKind(err, banger.Canceled) || !banger.IsKind(err, banger.Unavailable) {
 		return fmt.Errorf("start vm %q: %w", rec.Name, err)

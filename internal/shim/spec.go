@@ -1,6 +1,7 @@
 package shim
 
 import (
+	"fmt"
 	"time"
 
 	"banger"
@@ -42,6 +43,19 @@ type Timeline struct {
 	VMM   int64 `json:"vmm"`   // virtual CPUs run
 	Init  int64 `json:"init"`  // pid 1 asked for its configuration
 	Agent int64 `json:"agent"` // the agent answered
+}
+
+// Reached says how far the boot came.
+func (t Timeline) Reached() string {
+	switch {
+	case t.Agent != 0:
+		return fmt.Sprintf("its agent was ready after %d ms", t.Agent)
+	case t.Init != 0:
+		return fmt.Sprintf("its pid 1 began after %d ms, its agent did not", t.Init)
+	case t.VMM != 0:
+		return fmt.Sprintf("the machine was started after %d ms, its pid 1 did not begin", t.VMM)
+	}
+	return "the machine was not started"
 }
 
 // End is how a machine ended.
