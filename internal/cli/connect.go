@@ -32,7 +32,7 @@ func (c *CLI) ensureDaemon(ctx context.Context) (*banger.Client, error) {
 	if err := c.layout.Make(); err != nil {
 		return nil, state.Classify(err)
 	}
-	lock, err := state.LockFile(c.layout.Run+"/"+state.StartLock, true)
+	lock, err := state.LockFile(c.layout.Path(state.StartLock), true)
 	if err != nil {
 		return nil, err
 	}

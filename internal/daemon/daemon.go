@@ -56,6 +56,11 @@ func (d *Daemon) Open(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	// Again: a daemon that has just gone took the run directory with it.
+	if err := d.Layout.MakeRun(); err != nil {
+		d.lock.Unlock()
+		return err
+	}
 	d.life, d.stop = context.WithCancelCause(ctx)
 	d.vms, d.names = map[string]*vm{}, map[string]bool{}
 	d.kernels = state.Store[banger.Kernel]{Dir: d.Layout.Kernels(), File: state.ManifestFile, Noun: "kernel",
@@ -126,6 +131,7 @@ func (d *Daemon) Serve(l net.Listener) error {
 func (d *Daemon) Close() error {
 	d.stop(errors.New("the daemon is going down"))
 	d.tasks.Wait()
+	_ = os.Remove(d.Layout.Run) // fails while machines have their sockets in it
 	d.lock.Unlock()
 	return nil
 }

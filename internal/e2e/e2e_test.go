@@ -234,6 +234,13 @@ func tearDown(env *testscript.Env, root string) error {
 	if _, err := banger("daemon", "stop", "--force"); err != nil {
 		return err
 	}
+	layout, err := state.Locate(env.Getenv)
+	if err != nil {
+		return err
+	}
+	if left, _ := filepath.Glob(layout.Run + "*"); len(left) > 0 {
+		return fmt.Errorf("left behind: %v", left)
+	}
 	return nothingLeft(root)
 }
 

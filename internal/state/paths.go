@@ -36,6 +36,7 @@ const (
 	UserKeyFile = "user_ed25519"
 	DaemonLock  = "daemon.lock"
 	DaemonLog   = "daemon.log"
+	StartLock   = "start.lock"
 
 	BlobsDir    = "blobs"
 	BootDir     = "boot"
@@ -44,7 +45,6 @@ const (
 	ScratchDir  = "scratch"
 
 	DaemonSocket = "daemon.sock"
-	StartLock    = "start.lock"
 	AgentSocket  = "agent.sock"
 	ShimSocket   = "shim.sock"
 )
