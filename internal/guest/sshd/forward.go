@@ -141,7 +141,7 @@ func (c *conn) listenUnix(payload []byte) bool {
 	if ssh.Unmarshal(payload, &p) != nil {
 		return false
 	}
-	u, err := lookupUser(c.ssh.User())
+	u, err := c.srv.lookupUser(c.ssh.User())
 	if err != nil {
 		return false
 	}

@@ -60,6 +60,7 @@ func listen(t *testing.T, network, addr string) net.Listener {
 }
 
 func TestForwardToGuest(t *testing.T) {
+	t.Parallel()
 	c := newGuest(t, nil).dial("root")
 	tcp, unix := listen(t, "tcp", "127.0.0.1:0"), listen(t, "unix", filepath.Join(t.TempDir(), "s"))
 	echo(t, tcp)
@@ -240,6 +241,7 @@ func TestResync(t *testing.T) {
 // An agent that is started anew, as the unit after pid 1, breaks the session
 // of the host by its hello, wherever in a frame the one before it stopped.
 func TestAgentRestart(t *testing.T) {
+	t.Parallel()
 	g := newGuest(t, nil)
 	for _, half := range []string{"", "\x00\x00\x00", "\x00\x00\x00\x00\x00\x00\x00\x01\x00\x00\xff\xff half"} {
 		g.cancel()

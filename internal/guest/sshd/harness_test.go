@@ -53,6 +53,7 @@ type guest struct {
 	t      *testing.T
 	srv    *Server
 	cfg    hello.Config
+	home   string   // of the guest's root
 	port   net.Conn // the guest's end
 	wire   net.Conn // the host's end
 	user   ssh.Signer
@@ -79,10 +80,25 @@ func newKey(t *testing.T) (ssh.Signer, string) {
 	return signer, string(pem.EncodeToMemory(block))
 }
 
+// etc makes the user data bases of a guest whose root, as which programs run by
+// default, is whoever runs the tests: an agent that is not root can run them as
+// itself alone. The shell and the home are the same for everybody, and no start
+// files of real people are read.
+func etc(t *testing.T) (dir, home string) {
+	t.Helper()
+	dir, home = t.TempDir(), t.TempDir()
+	passwd := fmt.Sprintf("root:x:%d:%d::%s:/bin/bash\n", os.Getuid(), os.Getgid(), home)
+	if err := os.WriteFile(filepath.Join(dir, "passwd"), []byte(passwd), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return dir, home
+}
+
 // newGuest starts a server; change, if not nil, is done to it before.
 func newGuest(t *testing.T, change func(*Server, *hello.Config)) *guest {
 	t.Helper()
 	g := &guest{t: t, srv: &Server{Version: "1.2.3", Init: "test"}, done: make(chan error, 1)}
+	g.srv.Etc, g.home = etc(t)
 	var user string
 	g.user, g.userPK = newKey(t)
 	user = string(ssh.MarshalAuthorizedKey(g.user.PublicKey()))

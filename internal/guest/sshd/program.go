@@ -70,7 +70,7 @@ func execError(path string, err error) error {
 // shell of the user that logged in, in their home, with the command or to type
 // into.
 func (s *session) loginProgram(e hello.Exec) (program, error) {
-	u, err := lookupUser(cmp.Or(e.User, s.conn.ssh.User()))
+	u, err := s.conn.srv.lookupUser(cmp.Or(e.User, s.conn.ssh.User()))
 	if err != nil {
 		return program{}, notRunnable("%s", err)
 	}
@@ -127,7 +127,7 @@ func (s *session) imageProgram(e hello.Exec) (program, error) {
 		return s.loginProgram(e)
 	}
 	cfg := s.conn.id.cfg
-	u, err := lookupUser(cmp.Or(e.User, cfg.User))
+	u, err := s.conn.srv.lookupUser(cmp.Or(e.User, cfg.User))
 	if err != nil {
 		return program{}, notRunnable("%s", err)
 	}

@@ -33,6 +33,7 @@ type Server struct {
 	// SFTP is the command line that runs SFTP on its stdin and stdout, for
 	// logins of another user than the agent's. Nil: refused for those.
 	SFTP []string
+	Etc  string       // the directory of passwd and group; empty: /etc
 	Log  *slog.Logger // nil: none
 
 	grace    time.Duration   // zero is hangUpGrace

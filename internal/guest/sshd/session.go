@@ -178,7 +178,7 @@ func (s *session) requestAgent() bool {
 	if s.agent != nil || s.started {
 		return false
 	}
-	u, err := lookupUser(s.conn.ssh.User())
+	u, err := s.conn.srv.lookupUser(s.conn.ssh.User())
 	if err != nil {
 		return false
 	}

@@ -43,7 +43,7 @@ func (s *session) finish(err error) {
 // sftp serves files: for the agent's own user here, for another in a process
 // that runs as that user.
 func (s *session) sftp() (ok bool, then func()) {
-	u, err := lookupUser(s.conn.ssh.User())
+	u, err := s.conn.srv.lookupUser(s.conn.ssh.User())
 	if err != nil {
 		return true, func() { s.refuse(notRunnable("%s", err)) }
 	}

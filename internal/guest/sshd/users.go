@@ -2,10 +2,12 @@ package sshd
 
 import (
 	"bufio"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -29,15 +31,17 @@ type user struct {
 	shell  string
 }
 
-// lookupUser finds user[:group] in /etc/passwd and /etc/group. Each part is a
-// name or a number; a number needs no entry. Empty is root. With a group there
-// are no supplementary groups, as in docker run --user.
-func lookupUser(spec string) (user, error) {
-	return databases{"/etc/passwd", "/etc/group"}.lookup(spec)
+// lookupUser finds user[:group] in the guest's passwd and group.
+func (s *Server) lookupUser(spec string) (user, error) {
+	etc := cmp.Or(s.Etc, "/etc")
+	return databases{filepath.Join(etc, "passwd"), filepath.Join(etc, "group")}.lookup(spec)
 }
 
 type databases struct{ passwd, group string }
 
+// lookup finds user[:group]. Each part is a name or a number; a number needs no
+// entry. Empty is root. With a group there are no supplementary groups, as in
+// docker run --user.
 func (d databases) lookup(spec string) (user, error) {
 	who, group, hasGroup := strings.Cut(spec, ":")
 	if who == "" {
