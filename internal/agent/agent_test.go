@@ -82,6 +82,17 @@ func (s *started) Write(p []byte) (int, error) {
 	return s.b.Write(p)
 }
 
+// then does fn after the first bytes, if they come before the test ends.
+func (s *started) then(t *testing.T, fn func()) {
+	go func() {
+		select {
+		case <-s.ch:
+			fn()
+		case <-t.Context().Done():
+		}
+	}()
+}
+
 func TestRunSignalsAndResize(t *testing.T) {
 	noLeaks(t)
 	r := newRig(t)
@@ -89,11 +100,10 @@ func TestRunSignalsAndResize(t *testing.T) {
 	c := r.dial()
 	out := &started{ch: make(chan struct{})}
 	signals, resize := make(chan os.Signal, 1), make(chan WindowSize, 1)
-	go func() {
-		<-out.ch
+	out.then(t, func() {
 		resize <- WindowSize{Rows: 44, Cols: 111}
 		close(resize)
-	}()
+	})
 	exit, err := c.Run(t.Context(), Request{
 		Argv: []string{"bash", "-c", "trap 'stty size; exit 3' WINCH; echo ready; while :; do sleep 0.02; done"}, TTY: true, Rows: 1, Cols: 1,
 		Stdout: out, Signals: signals, Resize: resize,
@@ -102,7 +112,7 @@ func TestRunSignalsAndResize(t *testing.T) {
 		t.Errorf("got %q, %+v, %v", out.b.String(), exit, err)
 	}
 	out = &started{ch: make(chan struct{})}
-	go func() { <-out.ch; signals <- syscall.SIGTERM }()
+	out.then(t, func() { signals <- syscall.SIGTERM })
 	exit, err = c.Run(t.Context(), Request{Argv: []string{"sh", "-c", "echo ready; exec sleep 60"}, Stdout: out, Signals: signals})
 	if err != nil || exit != (Exit{Code: 143, Signal: "TERM"}) {
 		t.Errorf("got %+v, %v", exit, err)
@@ -117,7 +127,7 @@ func TestRunEnds(t *testing.T) {
 		why := errors.New("enough")
 		ctx, cancel := context.WithCancelCause(t.Context())
 		out := &started{ch: make(chan struct{})}
-		go func() { <-out.ch; cancel(why) }()
+		out.then(t, func() { cancel(why) })
 		_, err := r.dial().Run(ctx, Request{Argv: []string{"sh", "-c", "echo ready; exec sleep 60"}, Stdout: out})
 		if !errors.Is(err, why) {
 			t.Errorf("got %v", err)
@@ -133,7 +143,7 @@ func TestRunEnds(t *testing.T) {
 	})
 	t.Run("by the machine", func(t *testing.T) {
 		out := &started{ch: make(chan struct{})}
-		go func() { <-out.ch; r.port.cut() }()
+		out.then(t, r.port.cut)
 		_, err := r.dial().Run(t.Context(), Request{Argv: []string{"sh", "-c", "echo ready; exec sleep 60"}, Stdout: out})
 		if !banger.IsKind(err, banger.Unavailable) {
 			t.Errorf("got %v", err)

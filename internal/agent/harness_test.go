@@ -103,6 +103,7 @@ type rig struct {
 	opts   Options
 	cfg    hello.Config
 	events chan Event
+	etc    string       // of the guest
 	stop   func() error // ends the transport
 }
 
@@ -118,6 +119,13 @@ func newRig(t testing.TB) *rig {
 		t.Fatal(err)
 	}
 	if r.opts.Signer, err = LoadOrCreateUserKey(filepath.Join(t.TempDir(), "key")); err != nil {
+		t.Fatal(err)
+	}
+	// The guest's root, as which programs run by default, is whoever runs the
+	// tests: an agent that is not root can run them as itself alone.
+	r.etc = t.TempDir()
+	passwd := fmt.Sprintf("root:x:%d:%d::%s:/bin/sh\n", os.Getuid(), os.Getgid(), r.etc)
+	if err := os.WriteFile(filepath.Join(r.etc, "passwd"), []byte(passwd), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	r.cfg = hello.Config{ID: "0123456789ab", HostKey: private, AuthorizedKeys: []string{string(ssh.MarshalAuthorizedKey(r.opts.Signer.PublicKey()))},
@@ -154,7 +162,7 @@ func newRig(t testing.TB) *rig {
 func (r *rig) boot() (stop func()) {
 	r.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	srv := &sshd.Server{Version: "1.2.3", Init: "test\x1b[2J"}
+	srv := &sshd.Server{Version: "1.2.3", Init: "test\x1b[2J", Etc: r.etc}
 	srv.Shutdown = func(how string) error { return fmt.Errorf("no \x07%s", how) }
 	done := make(chan struct{})
 	go func() { _ = srv.Serve(ctx, guestPort{r.port.guest}); close(done) }()

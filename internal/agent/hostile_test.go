@@ -278,8 +278,11 @@ func TestUserKey(t *testing.T) {
 		}
 	}
 	st, err := os.Stat(path)
-	if err != nil || st.Mode() != 0o600 {
-		t.Errorf("%v, %v", st.Mode(), err)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if st.Mode() != 0o600 {
+		t.Errorf("mode %v", st.Mode())
 	}
 	if all, _ := os.ReadDir(filepath.Dir(path)); len(all) != 1 {
 		t.Errorf("left behind: %v", all)
@@ -290,7 +293,7 @@ func TestUserKey(t *testing.T) {
 	}
 	open, junk := filepath.Join(dir, "open"), filepath.Join(dir, "junk")
 	b, _ := os.ReadFile(path)
-	if err := errors.Join(os.WriteFile(open, b, 0o640), os.WriteFile(junk, []byte("junk"), 0o600)); err != nil {
+	if err := errors.Join(os.WriteFile(open, b, 0o600), os.Chmod(open, 0o640), os.WriteFile(junk, []byte("junk"), 0o600)); err != nil {
 		t.Fatal(err)
 	}
 	for _, bad := range []string{link, fifo, open, junk, dir} {

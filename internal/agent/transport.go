@@ -184,6 +184,10 @@ func (t *Transport) session(ctx context.Context, host *hello.Host) error {
 	t.event(Ready, "")
 	select {
 	case <-ctx.Done():
+		// Its reader is to end first: from the start of a Close until yamux's
+		// reader has ended, all who read from a stream spin, and starve it.
+		c.Close()
+		<-mux.CloseChan()
 	case <-mux.CloseChan():
 	}
 	t.set(nil)
