@@ -35,7 +35,7 @@ type VMCreateRequest struct {
 // VMStopRequest asks for the end of a VM's machine.
 type VMStopRequest struct {
 	Name    string `json:"name"`
-	Seconds int    `json:"seconds,omitempty"` // grace before it is killed, default 10
+	Seconds int    `json:"seconds,omitempty"` // grace before it is killed, default 30
 	Force   bool   `json:"force,omitempty"`   // kill at once
 }
 

@@ -110,7 +110,7 @@ func (c *CLI) stopCommand() *cobra.Command {
 			})
 		},
 	}
-	cmd.Flags().IntVar(&r.Seconds, "timeout", 10, "seconds that the guest gets to end by itself")
+	cmd.Flags().IntVar(&r.Seconds, "timeout", 30, "seconds that the guest gets to end by itself")
 	cmd.Flags().BoolVarP(&r.Force, "force", "f", false, "do not ask the guest")
 	return cmd
 }

@@ -27,8 +27,8 @@ const (
 	defaultMemory = 512 << 20
 	defaultDisk   = 10 << 30
 	minDisk       = 64 << 20
-	defaultGrace  = 10 * time.Second
-	defaultBoot   = 120 // seconds: emulated, on a busy host, with many boots at once
+	defaultGrace  = 30 * time.Second // systemd takes 2 to 6 s under emulation, longer on a busy host
+	defaultBoot   = 120              // seconds: emulated, on a busy host, with many boots at once
 )
 
 func (d *Daemon) vmList(context.Context, none) ([]banger.VM, error) { return d.allVMs(), nil }
