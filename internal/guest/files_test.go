@@ -3,6 +3,7 @@ package guest
 import (
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 
 	"banger/internal/hello"
@@ -49,6 +50,8 @@ func TestMachineID(t *testing.T) {
 }
 
 func TestWriteFile(t *testing.T) {
+	umask := syscall.Umask(0o022) // what the kernel starts pid 1 with, whoever runs the tests
+	defer syscall.Umask(umask)
 	dir := t.TempDir()
 	path := filepath.Join(dir, "etc", "resolv.conf")
 	check := func(what, want string) {

@@ -95,6 +95,9 @@ func (a *archive) deb(name, version, depends string, files map[string][]byte) {
 	}
 	files["DEBIAN/control"] = []byte(control)
 	dir := writeFiles(a.t, files)
+	if err := os.Chmod(filepath.Join(dir, "DEBIAN"), 0o755); err != nil { // dpkg-deb asks for it, whatever the umask
+		a.t.Fatal(err)
+	}
 	if out, err := exec.Command("dpkg-deb", "-Znone", "--build", dir, filepath.Join(a.dir, name+".deb")).CombinedOutput(); err != nil {
 		a.t.Fatalf("dpkg-deb: %v: %s", err, out)
 	}

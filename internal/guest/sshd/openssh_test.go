@@ -82,7 +82,7 @@ func TestOpenSSH(t *testing.T) {
 func TestOpenSSHFiles(t *testing.T) {
 	t.Parallel()
 	o := newOpenSSH(t)
-	data := make([]byte, 3<<20)
+	data := make([]byte, 2<<20+64<<10) // more than the window of a channel
 	_, _ = rand.NewChaCha8([32]byte{2}).Read(data)
 	local := func(name string) string { return filepath.Join(o.dir, name) }
 	// The mode is set in a step of its own: a umask takes from that of a new file.
