@@ -1,6 +1,7 @@
 package sshd
 
 import (
+	"cmp"
 	"errors"
 	"io"
 	"os"
@@ -36,6 +37,7 @@ type process struct {
 	in     *os.File   // its standard input, or the terminal
 	outs   []*os.File // its standard output and error, or the terminal
 	exited chan struct{}
+	drain  time.Duration // at most, as drainMax
 
 	mu     sync.Mutex
 	reaped bool // the process group may belong to somebody else
@@ -49,7 +51,7 @@ func (s *Server) start(p program, ch ssh.Channel, t *tty) (*process, error) {
 	} else if int(p.user.uid) != os.Getuid() {
 		return nil, notRunnable("run as user %d: the agent is not root", p.user.uid)
 	}
-	proc := &process{ch: ch, tty: t, exited: make(chan struct{})}
+	proc := &process{ch: ch, tty: t, exited: make(chan struct{}), drain: cmp.Or(s.drain, drainMax)}
 	if t != nil {
 		attr.Sys.Setctty = true // of descriptor 0
 		attr.Files = []*os.File{t.slave, t.slave, t.slave}
@@ -109,7 +111,7 @@ func (p *process) wait() {
 	var copies sync.WaitGroup
 	writers := []io.Writer{p.ch, p.ch.Stderr()}
 	for i, f := range p.outs {
-		copies.Go(func() { copyOut(writers[i], f) })
+		copies.Go(func() { copyOut(writers[i], f, p.drain) })
 	}
 	status := p.reap()
 	for _, f := range p.outs {
@@ -154,7 +156,7 @@ func (p *process) copyIn() {
 
 // copyOut copies from a pipe or terminal until its end. When the program has
 // ended (a deadline in the past tells), it goes on as said above.
-func copyOut(w io.Writer, f *os.File) {
+func copyOut(w io.Writer, f *os.File, drain time.Duration) {
 	buf := make([]byte, 64<<10)
 	draining, pending := false, 0 // bytes that are there for certain
 	var end time.Time
@@ -175,7 +177,7 @@ func copyOut(w io.Writer, f *os.File) {
 				return
 			}
 			if !draining {
-				draining, pending, end = true, waiting(f), time.Now().Add(drainMax)
+				draining, pending, end = true, waiting(f), time.Now().Add(drain)
 			}
 		}
 		if draining {

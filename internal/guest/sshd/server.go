@@ -37,6 +37,7 @@ type Server struct {
 	Log  *slog.Logger // nil: none
 
 	grace    time.Duration   // zero is hangUpGrace
+	drain    time.Duration   // zero is drainMax
 	ending   <-chan struct{} // closed when Serve is to return
 	running  sync.WaitGroup  // streams, and processes of sessions
 	forkLock sync.Mutex      // see startCalm

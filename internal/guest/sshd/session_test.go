@@ -140,7 +140,7 @@ func TestInheritance(t *testing.T) {
 // output open, and nothing that the program itself wrote is lost.
 func TestBackground(t *testing.T) {
 	t.Parallel()
-	c := newGuest(t, nil).dial("root")
+	c := newGuest(t, func(s *Server, _ *hello.Config) { s.drain = 700 * time.Millisecond }).dial("root")
 	began := time.Now()
 	got := sh(t, c, "sleep 30 & head -c 900000 /dev/zero; exit 5")
 	if len(got.out) != 900000 || got.code != 5 {
