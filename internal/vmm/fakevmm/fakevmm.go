@@ -5,6 +5,7 @@ import (
 	"context"
 	"io"
 	"net"
+	"os"
 	"sync"
 	"syscall"
 	"time"
@@ -19,8 +20,14 @@ import (
 type Driver struct {
 	Info vmm.Info // what Probe and the machines tell
 
+	// Process is the command line of a program that stands for the VMM, so that
+	// it can be killed, stopped and orphaned: its end is the end of the machine.
+	// It inherits a socket that listens in the run directory, as QEMU does, and
+	// nothing else. Empty: the machine is no process.
+	Process []string
+
 	Refuse error // Start and Probe fail with it
-	Hang   bool  // Start waits until its ctx ends
+	Hang   bool  // Start waits until its ctx ends, with Process running
 
 	Console   []byte        // printed at the start
 	Flood     bool          // then print lines for ever
@@ -29,24 +36,33 @@ type Driver struct {
 	Exit      vmm.Exit      // how it dies in these two cases
 	Deaf      bool          // Powerdown has no effect
 
-	// Agent is the guest's end of the agent stream, called for each client. ctx
-	// ends when the client hangs up or the machine ends; the stream is closed
-	// when Agent returns. nil is Echo.
-	Agent func(ctx context.Context, stream io.ReadWriter)
+	// Agent is the guest, called for each client of the agent stream. ctx ends
+	// when the client hangs up or the machine ends; the stream is closed when
+	// Agent returns. nil is Echo.
+	Agent func(ctx context.Context, g *Guest)
 }
 
+// Guest is the guest's end of the agent stream, and its way out of the machine.
+type Guest struct {
+	net.Conn
+	End func(vmm.Exit)
+}
+
+// WaitHost returns at once: an Agent is called when the host is there.
+func (*Guest) WaitHost(context.Context) error { return nil }
+
 // Echo is an agent that sends everything back.
-func Echo(_ context.Context, stream io.ReadWriter) { _, _ = io.Copy(stream, stream) }
+func Echo(_ context.Context, g *Guest) { _, _ = io.Copy(g.Conn, g.Conn) }
 
 // Silent is an agent that reads everything and never answers.
-func Silent(_ context.Context, stream io.ReadWriter) { _, _ = io.Copy(io.Discard, stream) }
+func Silent(_ context.Context, g *Guest) { _, _ = io.Copy(io.Discard, g) }
 
 // Stuck is an agent that does not even read: a write to it waits.
-func Stuck(ctx context.Context, _ io.ReadWriter) { <-ctx.Done() }
+func Stuck(ctx context.Context, _ *Guest) { <-ctx.Done() }
 
 // Garbage is an agent that writes the bytes at once, then hangs up.
-func Garbage(b []byte) func(context.Context, io.ReadWriter) {
-	return func(_ context.Context, stream io.ReadWriter) { _, _ = stream.Write(b) }
+func Garbage(b []byte) func(context.Context, *Guest) {
+	return func(_ context.Context, g *Guest) { _, _ = g.Write(b) }
 }
 
 // Probe implements vmm.Driver.
@@ -69,20 +85,27 @@ func (d *Driver) Start(ctx context.Context, spec vmm.Spec) (vmm.Machine, error) 
 	if d.Refuse != nil {
 		return nil, d.Refuse
 	}
+	p, err := startProcess(d.Process, spec.RunDir)
+	if err != nil {
+		return nil, err
+	}
 	if d.Hang {
 		<-ctx.Done()
 	}
 	if ctx.Err() != nil {
+		p.kill()
+		<-p.ended
 		return nil, banger.Errorf(banger.Canceled, "start fake: %w", context.Cause(ctx))
 	}
-	m := &machine{driver: d, dying: make(chan struct{}), done: make(chan struct{})}
+	m := &machine{driver: d, process: p, dying: make(chan struct{}), done: make(chan struct{})}
 	go m.run(spec.Console)
 	return m, nil
 }
 
 // machine is one goroutine; agents have one each.
 type machine struct {
-	driver *Driver
+	driver  *Driver
+	process *process
 
 	mu     sync.Mutex
 	hangUp context.CancelFunc // of the agent's client, nil: there is none
@@ -102,15 +125,27 @@ func (m *machine) run(console io.Writer) {
 		defer time.AfterFunc(m.driver.DieAfter, func() { m.end(m.driver.Exit) }).Stop()
 	}
 	_, _ = console.Write(m.driver.Console)
-	for m.driver.Flood {
-		select {
-		case <-m.dying:
-			return
-		default:
-			_, _ = io.WriteString(console, "flood flood flood flood flood flood\n")
-		}
+	for m.driver.Flood && !m.ending() {
+		_, _ = io.WriteString(console, "flood flood flood flood flood flood\n")
 	}
-	<-m.dying
+	select {
+	case <-m.dying:
+		m.process.kill()
+		<-m.process.ended
+	case <-m.process.died:
+		m.end(m.process.exit)
+	}
+}
+
+func (m *machine) ending() bool {
+	select {
+	case <-m.dying:
+		return true
+	case <-m.process.died:
+		return true
+	default:
+		return false
+	}
 }
 
 // end ends the machine; only the first end counts.
@@ -128,8 +163,8 @@ func (m *machine) end(e vmm.Exit) {
 
 func (m *machine) Info() vmm.Info { return m.driver.info() }
 
-// Process is the zero Process: there is none, and pid 0 can be no one's victim.
-func (m *machine) Process() banger.Process { return banger.Process{} }
+// Process is the zero Process where there is none: pid 0 can be no one's victim.
+func (m *machine) Process() banger.Process { return m.process.name }
 
 func (m *machine) Dial(context.Context) (net.Conn, error) {
 	if m.driver.DieOnDial {
@@ -145,7 +180,10 @@ func (m *machine) Dial(context.Context) (net.Conn, error) {
 	if m.hangUp != nil {
 		return nil, banger.Errorf(banger.Conflict, "dial agent port: it has a client already")
 	}
-	host, guest := net.Pipe()
+	host, guest, err := pair()
+	if err != nil {
+		return nil, err
+	}
 	ctx, cancel := context.WithCancel(context.Background()) // the stream outlives Dial
 	m.hangUp = cancel
 	agent := m.driver.Agent
@@ -153,7 +191,7 @@ func (m *machine) Dial(context.Context) (net.Conn, error) {
 		agent = Echo
 	}
 	go func() {
-		agent(ctx, guest)
+		agent(ctx, &Guest{guest, m.end})
 		_ = guest.Close()
 	}()
 	context.AfterFunc(ctx, func() { _ = guest.Close() })
@@ -163,6 +201,29 @@ func (m *machine) Dial(context.Context) (net.Conn, error) {
 		m.hangUp = nil
 		m.mu.Unlock()
 	})}, nil
+}
+
+// pair is a stream with both its ends. It has buffers, as a serial port has
+// and net.Pipe has not: both sides may write first.
+func pair() (host, guest net.Conn, err error) {
+	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, err
+	}
+	if host, err = socketConn(fds[0]); err != nil {
+		_ = syscall.Close(fds[1])
+		return nil, nil, err
+	}
+	if guest, err = socketConn(fds[1]); err != nil {
+		_ = host.Close()
+	}
+	return host, guest, err
+}
+
+func socketConn(fd int) (net.Conn, error) {
+	f := os.NewFile(uintptr(fd), "agent stream")
+	defer f.Close()
+	return net.FileConn(f)
 }
 
 // conn gives the one seat back when it is closed.

@@ -72,7 +72,7 @@ func TestFaults(t *testing.T) {
 
 func TestAgents(t *testing.T) {
 	for name, tt := range map[string]struct {
-		agent func(context.Context, io.ReadWriter)
+		agent func(context.Context, *Guest)
 		reply string // to "hello"
 	}{
 		"echo": {nil, "hello"}, "silent": {Silent, ""}, "stuck": {Stuck, ""}, "garbage": {Garbage([]byte("\xff\x00")), "\xff\x00"},
@@ -112,6 +112,34 @@ func TestAgents(t *testing.T) {
 			t.Errorf("%s: stream outlives the machine", name)
 		}
 		_ = c.Close()
+	}
+}
+
+// A machine that is a process ends with it, and it with the machine.
+func TestProcess(t *testing.T) {
+	s := spec(t)
+	m := start(t, &Driver{Process: []string{"sleep", "60"}}, s)
+	p := m.Process()
+	if now, err := vmm.ProcessOf(p.PID); err != nil || now != p {
+		t.Fatalf("process %+v: %+v, %v", p, now, err)
+	}
+	_ = m.Kill()
+	if e := m.Exit(); e.Signal != syscall.SIGKILL {
+		t.Errorf("kill: %+v", e)
+	}
+	if _, err := vmm.ProcessOf(p.PID); err == nil {
+		t.Error("the process outlives the machine")
+	}
+	if m = start(t, &Driver{Process: []string{"false"}}, spec(t)); m.Exit() != (vmm.Exit{Code: 1}) {
+		t.Errorf("exit of the process: %+v", m.Exit())
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := (&Driver{Process: []string{"sleep", "60"}, Hang: true}).Start(ctx, spec(t)); !banger.IsKind(err, banger.Canceled) {
+		t.Errorf("hang: %v", err)
+	}
+	if _, err := (&Driver{Process: []string{"/no/such"}}).Start(t.Context(), spec(t)); err == nil {
+		t.Error("started a program that is not there")
 	}
 }
 
