@@ -65,9 +65,11 @@ func (s *Shim) obey(ctx context.Context, c net.Conn) {
 		m := s.machine
 		s.mu.Unlock()
 		switch {
-		case o.Kill || m == nil: // what has not started yet needs no grace
-			s.ask("killed")
+		case o.Kill:
+			s.override("killed")
 			s.cancel(errors.New("killed"))
+		case o.Stop && m == nil: // what has not started yet needs no grace
+			s.cancel(errors.New(s.ask("stopped")))
 		case o.Stop:
 			s.ask("stopped")
 			go s.stop(ctx, o.Grace)
@@ -86,8 +88,10 @@ func (s *Shim) stop(ctx context.Context, grace time.Duration) {
 	select {
 	case <-s.machine.Done():
 	case <-ctx.Done():
-		s.update(func(*Status) { s.asked = fmt.Sprintf("killed: the guest did not stop within %s", grace) })
-		_ = s.machine.Kill()
+		if errors.Is(ctx.Err(), context.DeadlineExceeded) { // else somebody was faster
+			s.override(fmt.Sprintf("killed: the guest did not stop within %s", grace))
+			_ = s.machine.Kill()
+		}
 	}
 }
 

@@ -48,6 +48,9 @@ func (s *Shim) Run(ctx context.Context, control *net.UnixListener) error {
 	if err := state.ReadRecord(filepath.Join(s.Dir, state.BootFile), &s.spec); err != nil {
 		return err
 	}
+	if !filepath.IsAbs(s.spec.Machine.RunDir) {
+		return fmt.Errorf("read record %s: it names no run directory", state.BootFile)
+	}
 	watchers := s.serveControl(ctx, control)
 	end := s.hold(ctx)
 	err := s.finish(end)
@@ -77,15 +80,19 @@ func (s *Shim) hold(ctx context.Context) *End {
 
 	s.spec.Machine.Console = log
 	m, err := s.Driver.Start(ctx, s.spec.Machine)
+	if err != nil && ctx.Err() != nil { // it was told to end before the machine ran
+		return &End{State: banger.Stopped, Reason: s.ask(context.Cause(ctx).Error())}
+	}
 	if err != nil {
 		return fail(err)
 	}
 	s.started(m)
 
 	serving, stopServing := context.WithCancel(ctx)
+	heard := make(chan struct{})
 	var transport sync.WaitGroup
 	transport.Go(func() {
-		t := &agent.Transport{Dial: m.Dial, Config: s.config, Event: s.event}
+		t := &agent.Transport{Dial: untilEnd(m, heard), Config: s.config, Event: s.event}
 		_ = t.Serve(serving, listener) // its error is why it was stopped
 	})
 	defer transport.Wait()
@@ -93,12 +100,48 @@ func (s *Shim) hold(ctx context.Context) *End {
 
 	select {
 	case <-m.Done():
+		s.hear(ctx, heard)
 	case <-ctx.Done(): // the shim itself was told to end
 		s.ask(context.Cause(ctx).Error())
 		_ = m.Kill()
 		<-m.Done()
 	}
 	return s.endOf(m)
+}
+
+// untilEnd dials the machine's agent stream until the machine has ended. That
+// it is asked for once more means that all the guest has said was heard.
+func untilEnd(m vmm.Machine, heard chan struct{}) func(context.Context) (net.Conn, error) {
+	tell := sync.OnceFunc(func() { close(heard) })
+	return func(ctx context.Context) (net.Conn, error) {
+		select {
+		case <-m.Done():
+			tell()
+			return nil, errors.New("the machine has ended")
+		default:
+			return m.Dial(ctx)
+		}
+	}
+}
+
+// hearTime bounds the wait for a guest's last words: they have been sent, the
+// transport only has to get to them.
+const hearTime = 2 * time.Second
+
+// hear lets the transport come to the end of the stream of a guest that did
+// not boot: pid 1 says why, and powers off at once.
+func (s *Shim) hear(ctx context.Context, heard <-chan struct{}) {
+	s.mu.Lock()
+	phase := s.status.Phase
+	s.mu.Unlock()
+	if phase != Starting {
+		return
+	}
+	select {
+	case <-heard:
+	case <-time.After(hearTime):
+	case <-ctx.Done():
+	}
 }
 
 // started records the machine, and makes its end possible by order.
@@ -129,7 +172,7 @@ func (s *Shim) event(e agent.Event) {
 		switch {
 		case e.Kind == agent.Booting:
 			st.Boot.Init = s.elapsed()
-		case e.Kind == agent.Failed:
+		case e.Kind == agent.Failed && st.Phase == Starting: // one that runs has booted, whatever it says
 			st.Guest = e.Text
 		case e.Kind == agent.Ready && st.Phase == Starting:
 			st.Boot.Agent = s.elapsed()
@@ -188,13 +231,21 @@ func (s *Shim) update(f func(*Status)) {
 	s.changed = make(chan struct{})
 }
 
-// ask notes the first reason for an end that somebody asked for.
-func (s *Shim) ask(reason string) {
+// ask notes the first reason for an end that somebody asked for, and returns it.
+func (s *Shim) ask(reason string) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.asked == "" {
 		s.asked = reason
 	}
+	return s.asked
+}
+
+// override is ask for an end by force, which goes before one that was asked for gently.
+func (s *Shim) override(reason string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.asked = reason
 }
 
 func (s *Shim) elapsed() int64 { return time.Since(s.began).Milliseconds() }
