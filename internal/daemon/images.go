@@ -234,7 +234,7 @@ func (d *Daemon) ensureImage(ctx context.Context, ref string, p progress) (bange
 		return banger.Image{}, err
 	}
 	if _, err := cat.Lookup(ref); err != nil && !strings.ContainsAny(ref, "/:@") {
-		names := []string{}
+		names, _ := d.images.Names()
 		for _, e := range cat.Entries {
 			names = append(names, e.Name)
 		}
