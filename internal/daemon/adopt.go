@@ -2,11 +2,10 @@ package daemon
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -18,14 +17,15 @@ import (
 // adoptAll reads every VM record and takes the machines that still run back
 // into the daemon's hands.
 func (d *Daemon) adoptAll() error {
-	records, err := d.disks.List()
+	ids, err := d.disks.Names()
 	if err != nil {
 		return err
 	}
 	boot := bootID()
-	for _, rec := range records {
-		v := d.newVM(rec)
-		d.vms[rec.ID] = v
+	for _, id := range ids {
+		v := d.newVM(d.load(id))
+		d.vms[id] = v
+		rec := v.record()
 		if alive(rec.State) {
 			d.adopt(v, boot)
 		}
@@ -36,11 +36,44 @@ func (d *Daemon) adoptAll() error {
 	return nil
 }
 
+// load reads one record. What it says of names and states is checked, for
+// paths are made of it; the paths in it are where the folder is now.
+func (d *Daemon) load(id string) banger.VM {
+	rec, err := d.disks.Get(id)
+	states := []banger.VMState{banger.Created, banger.Starting, banger.Running, banger.Stopping, banger.Stopped, banger.Failed}
+	switch {
+	case err != nil:
+	case rec.ID != id:
+		err = banger.Errorf(banger.Conflict, "read vm %q: its record is that of %q", id, rec.ID)
+	case !slices.Contains(states, rec.State):
+		err = banger.Errorf(banger.Conflict, "read vm %q: its state is %q", id, rec.State)
+	default:
+		if err = state.ValidateVMName(rec.Name); err != nil {
+			err = fmt.Errorf("read vm %q: %w", id, err)
+		}
+	}
+	if err != nil {
+		return d.disks.Broken(id, err.Error())
+	}
+	rec.Problem = ""
+	rec.Console, rec.Agent = d.consolePath(id), d.agentPath(id)
+	return rec
+}
+
+func (d *Daemon) consolePath(id string) string {
+	return filepath.Join(d.Layout.VM(id), state.ConsoleLog)
+}
+
+func (d *Daemon) agentPath(id string) string {
+	return filepath.Join(d.Layout.VMRun(id), state.AgentSocket)
+}
+
 // adopt finds out what became of one machine while no daemon looked.
 func (d *Daemon) adopt(v *vm, boot string) {
 	rec := v.record()
 	if rec.Machine != nil && rec.Machine.BootID != boot {
-		// Other processes have its pids now, and its sockets are gone.
+		// Other processes have its pids now.
+		_ = os.RemoveAll(d.Layout.VMRun(rec.ID))
 		v.apply(ended(banger.Stopped, "the host was restarted"))
 		return
 	}
@@ -59,26 +92,32 @@ func (d *Daemon) adopt(v *vm, boot string) {
 }
 
 // buried finds out how a machine ended whose shim does not answer any more: by
-// the shim's last words, else the VMM it left behind is ended.
+// the shim's last words, else what it left behind is ended.
 func (v *vm) buried() shim.Status {
 	rec := v.record()
+	if err := v.d.endMachine(rec); err != nil {
+		v.d.Log.Error("end orphaned machine", "vm", rec.Name, "err", err)
+	}
 	var last shim.Status
 	err := state.ReadRecord(v.d.disks.Path(rec.ID, state.ExitFile), &last)
 	if err == nil && last.Phase == shim.Ended && last.End != nil {
+		if last.End.State != banger.Stopped {
+			last.End.State = banger.Failed
+		}
 		return last
 	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err != nil && !gone(err) {
 		v.d.Log.Error("read exit record", "vm", rec.Name, "err", err)
 	}
-	if rec.Machine != nil {
-		if err := killProcess(rec.Machine.VMM); err != nil {
-			v.d.Log.Error("end orphaned machine", "vm", rec.Name, "err", err)
-		}
+	switch {
+	case rec.State == banger.Stopping:
+		return ended(banger.Stopped, "killed")
+	case rec.Machine != nil && rec.Machine.Shim.PID != 0:
 		return ended(banger.Failed, "its shim was killed")
 	}
 	why := "its shim ended before the machine was started"
-	if b, err := os.ReadFile(v.d.disks.Path(rec.ID, state.ShimLog)); err == nil && len(b) > 0 {
-		why += ": " + strings.TrimSpace(string(b[max(0, len(b)-1000):]))
+	if words := logTail(v.d.disks.Path(rec.ID, state.ShimLog)); words != "" {
+		why += ": " + strings.ReplaceAll(words, "\n", "; ")
 	}
 	return ended(banger.Failed, why)
 }
@@ -89,9 +128,10 @@ func ended(s banger.VMState, reason string) shim.Status {
 
 // watchOwner removes the VM when the process that it belongs to has ended.
 func (d *Daemon) watchOwner(v *vm) {
+	owner := *v.record().Owner
 	d.tasks.Go(func() {
-		if err := d.ownerEnd(*v.record().Owner); err != nil {
-			return // the daemon goes down
+		if !d.ownerEnd(v, owner) {
+			return
 		}
 		if err := d.remove(v); err != nil && d.life.Err() == nil {
 			d.Log.Error("remove vm", "vm", v.record().Name, "err", err)
@@ -99,18 +139,34 @@ func (d *Daemon) watchOwner(v *vm) {
 	})
 }
 
-// ownerEnd waits for the end of p; its error means that the daemon goes down.
-func (d *Daemon) ownerEnd(p banger.Process) error {
-	hold, err := holdProcess(p)
-	if err != nil {
-		return nil
+// ownerEnd waits for the end of p. It is false when the daemon goes down or the
+// VM was removed before.
+func (d *Daemon) ownerEnd(v *vm, p banger.Process) bool {
+	over := func() bool { return d.life.Err() != nil || v.removed() }
+	for !over() {
+		hold, err := holdProcess(p)
+		if banger.IsKind(err, banger.NotFound) {
+			return true
+		}
+		if err != nil { // of descriptors, most likely: nothing tells when there are some again
+			d.Log.Error("watch owner", "vm", v.record().Name, "err", err)
+			select {
+			case <-time.After(time.Second):
+			case <-d.life.Done():
+			case <-v.kept.Done():
+			}
+			continue
+		}
+		downs := context.AfterFunc(d.life, hold.close)
+		leaves := context.AfterFunc(v.kept, hold.close)
+		err = hold.wait()
+		_, _ = downs(), leaves()
+		hold.close()
+		if err == nil {
+			return true
+		}
 	}
-	defer context.AfterFunc(d.life, hold.close)()
-	if err := hold.wait(); d.life.Err() != nil {
-		return fmt.Errorf("wait for process %d: %w", p.PID, err)
-	}
-	hold.close()
-	return nil
+	return false
 }
 
 func bootID() string {

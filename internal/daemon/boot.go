@@ -13,7 +13,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"time"
 
@@ -31,102 +30,29 @@ import (
 	"banger/internal/vmm"
 )
 
-// errNoAnswer is the end of a boot that was waited for long enough.
-var errNoAnswer = errors.New("the guest did not answer")
-
-// start boots a VM and waits until its agent answers. A VM that runs is left
-// as it is. When the boot goes wrong or the caller goes away, the machine is ended.
-func (d *Daemon) start(ctx context.Context, v *vm, p progress) (banger.VM, error) {
-	unlock, err := d.keys.Lock(ctx, "vm/"+v.record().ID)
-	if err != nil {
-		return banger.VM{}, err
-	}
-	if !alive(v.record().State) {
-		err = d.boot(ctx, v)
-	}
-	unlock() // from here on the machine can be stopped
-	if err != nil {
-		return v.record(), fmt.Errorf("start vm %q: %w", v.record().Name, err)
-	}
-	p(banger.Progress{Step: "boot " + v.record().Name})
-	limit := time.Duration(v.record().Spec.BootTimeout) * time.Second
-	wait, cancel := context.WithTimeoutCause(ctx, limit, banger.Errorf(banger.Unavailable, "%w within %s", errNoAnswer, limit))
-	defer cancel()
-	rec, err := v.wait(wait, func(rec banger.VM) bool { return rec.State != banger.Starting })
-	if err == nil && rec.State == banger.Running {
-		d.Log.Info("vm running", "vm", rec.Name, "accel", rec.Machine.Accel, "boot", v.timeline())
-		return rec, nil
-	}
-	if err != nil { // time out, or the caller went away: the machine is not to run
-		v.abandon(err)
-	}
-	return v.record(), v.bootError(err)
-}
-
-// abandon ends a machine whose boot is not waited for any longer.
-func (v *vm) abandon(why error) {
-	_ = v.update(func(r *banger.VM) { r.State = banger.Stopping })
-	v.end(true, 0)
-	if _, err := v.wait(v.d.life, func(r banger.VM) bool { return !alive(r.State) }); err != nil {
-		return // the daemon goes down; the next one ends it
-	}
-	_ = v.update(func(r *banger.VM) { r.State, r.Reason = banger.Failed, why.Error() })
-}
-
-// bootError says why a boot did not come to its end, with the guest's last words.
-func (v *vm) bootError(err error) error {
-	rec := v.record()
-	v.mu.Lock()
-	end := v.status.End
-	v.mu.Unlock()
-	if err == nil && end != nil && end.Error != nil {
-		return fmt.Errorf("start vm %q: %w", rec.Name, end.Error)
-	}
-	if err == nil {
-		err = banger.Errorf(banger.Unavailable, "%s", rec.Reason)
-	} else if errors.Is(err, errNoAnswer) {
-		err = banger.Errorf(banger.Unavailable, "%w: %s", err, v.timeline().Reached())
-	}
-	if banger.IsKind(err, banger.Canceled) || !banger.IsKind(err, banger.Unavailable) {
-		return fmt.Errorf("start vm %q: %w", rec.Name, err)
-	}
-	lines := consoleTail(rec.Console)
-	if lines != "" {
-		lines = "; the last lines of its console:\n" + lines
-	}
-	return banger.Errorf(banger.Unavailable, "start vm %q: %w%s", rec.Name, err, lines).
-		WithHint("the whole console: banger vm logs %s", rec.Name)
-}
-
-func (v *vm) timeline() shim.Timeline {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	return v.status.Boot
-}
-
 // boot is the host's side of one boot, top to bottom, up to the point where a
 // shim holds the machine. The guest's side is internal/guest/boot.go.
-func (d *Daemon) boot(ctx context.Context, v *vm) error {
+func (d *Daemon) boot(ctx context.Context, v *vm) (*shim.Client, error) {
 	rec := v.record()
 
 	// 1. The kernel and the image as they are now.
 	kernel, err := d.kernels.Get(rec.Spec.Kernel)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	image, err := d.images.Get(rec.Spec.Image)
 	if err != nil {
-		return err
+		return nil, err
 	}
 
 	// 2. What all VMs with this kernel and this banger share: boot disk and initrd.
 	bootDisk, err := d.bootDisk(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	initrd, err := d.initrd(ctx, kernel)
+	initrd, err := d.initrd(ctx, rec.Spec.Kernel, kernel)
 	if err != nil {
-		return err
+		return nil, err
 	}
 
 	// 3. The machine: three disks, so that nothing of the image is copied.
@@ -134,10 +60,10 @@ func (d *Daemon) boot(ctx context.Context, v *vm) error {
 	spec := shim.Spec{
 		Machine: vmm.Spec{
 			ID: rec.ID, CPUs: rec.Spec.CPUs, Memory: rec.Spec.Memory, Accel: rec.Spec.Accel, RunDir: run,
-			Kernel: d.kernels.Path(kernel.Name, state.VmlinuxFile), Initrd: initrd,
+			Kernel: d.kernels.Path(rec.Spec.Kernel, state.VmlinuxFile), Initrd: initrd,
 			Disks: []vmm.Disk{
 				{Path: bootDisk, ReadOnly: true},
-				{Path: d.images.Path(image.Name, state.RootfsFile), ReadOnly: true},
+				{Path: d.images.Path(rec.Spec.Image, state.RootfsFile), ReadOnly: true},
 				{Path: filepath.Join(dir, state.DiskFile)},
 			},
 		},
@@ -146,66 +72,74 @@ func (d *Daemon) boot(ctx context.Context, v *vm) error {
 
 	// 4. What the guest is told when it asks.
 	if spec.Hello, err = d.helloConfig(rec, image); err != nil {
-		return err
+		return nil, err
 	}
 	if err := d.addNetwork(&spec, rec.Spec.Net); err != nil {
-		return err
+		return nil, err
 	}
 
-	// 5. The intent, then the shim.
-	if err := os.RemoveAll(run); err != nil {
-		return err
+	// 5. The intent, then the shim. A machine of before has left nothing that matters.
+	if err := errors.Join(os.RemoveAll(run), os.RemoveAll(filepath.Join(dir, state.ExitFile))); err != nil {
+		return nil, err
 	}
 	if err := os.MkdirAll(run, 0o700); err != nil {
-		return err
+		return nil, err
 	}
-	_ = os.Remove(filepath.Join(dir, state.ExitFile))
 	if err := state.WriteRecord(filepath.Join(dir, state.BootFile), spec); err != nil {
-		return err
+		return nil, errors.Join(err, os.RemoveAll(run))
 	}
-	if err := v.update(func(r *banger.VM) { r.State, r.Reason, r.StoppedAt = banger.Starting, "", time.Time{} }); err != nil {
-		return err
+	d.at("boot: prepared")
+	if err := v.intend(func(r *banger.VM) {
+		r.State, r.Reason, r.StoppedAt, r.Machine = banger.Starting, "", time.Time{}, &banger.Machine{BootID: bootID()}
+	}); err != nil {
+		return nil, errors.Join(err, os.RemoveAll(run))
 	}
-	if err := d.spawnShim(ctx, v); err != nil {
-		_ = v.update(func(r *banger.VM) { r.State, r.Reason = banger.Failed, err.Error() })
-		return err
+	d.at("boot: intended")
+	c, err := d.spawnShim(rec.ID)
+	if err != nil {
+		_ = v.update(func(r *banger.VM) { r.State, r.Reason, r.Machine = banger.Failed, err.Error(), nil })
+		return nil, errors.Join(err, os.RemoveAll(run))
 	}
-	return nil
+	d.at("boot: spawned")
+	v.follow(c)
+	return c, nil
+}
+
+func builtinGuest() (program []byte, sha256 string, err error) {
+	if program, err = guestbin.Bytes(); err == nil {
+		sha256, err = guestbin.SHA256()
+	}
+	return program, sha256, err
 }
 
 // bootDisk makes the disk with the guest binary, once per guest binary.
 func (d *Daemon) bootDisk(ctx context.Context) (string, error) {
-	sum, err := guestbin.SHA256()
+	guest, sum, err := d.guest()
 	if err != nil {
 		return "", err
 	}
 	return d.cached(ctx, filepath.Join(d.Layout.BootDisks(), sum[:16]+".img"), func(path string) error {
-		guest, err := guestbin.Bytes()
-		if err != nil {
-			return err
-		}
 		return rootfs.BootDisk(path, bytes.NewReader(guest), int64(len(guest)))
 	})
 }
 
 // initrd makes the initrd of a kernel whose drivers are modules, once per kernel and guest binary.
-func (d *Daemon) initrd(ctx context.Context, k banger.Kernel) (string, error) {
-	sum, err := guestbin.SHA256()
+func (d *Daemon) initrd(ctx context.Context, name string, k banger.Kernel) (string, error) {
+	guest, sum, err := d.guest()
 	if err != nil {
 		return "", err
 	}
-	path := filepath.Join(d.Layout.Initrds(), k.SHA256[:min(16, len(k.SHA256))]+"-"+sum[:16]+".cpio")
-	return d.cached(ctx, path, func(path string) error {
-		dir := d.kernels.Path(k.Name, state.ModulesDir)
-		names, err := kernelcat.InitrdModules(k.Name, dir)
+	if digest, err := hex.DecodeString(k.SHA256); err != nil || len(digest) != sha256.Size {
+		return "", banger.Errorf(banger.Conflict, "the record of kernel %q has no digest", name).
+			WithHint("banger kernel pull --force %s", name)
+	}
+	return d.cached(ctx, filepath.Join(d.Layout.Initrds(), k.SHA256[:16]+"-"+sum[:16]+".cpio"), func(path string) error {
+		dir := d.kernels.Path(name, state.ModulesDir)
+		names, err := kernelcat.InitrdModules(name, dir)
 		if err != nil {
 			return err
 		}
 		modules, err := moduleFiles(dir, names)
-		if err != nil {
-			return err
-		}
-		guest, err := guestbin.Bytes()
 		if err != nil {
 			return err
 		}
@@ -214,9 +148,11 @@ func (d *Daemon) initrd(ctx context.Context, k banger.Kernel) (string, error) {
 			return err
 		}
 		defer f.Close()
-		return rootfs.Initrd(f, rootfs.File{Size: int64(len(guest)), Open: func() (io.ReadCloser, error) {
+		err = rootfs.Initrd(f, rootfs.File{Size: int64(len(guest)), Open: func() (io.ReadCloser, error) {
 			return io.NopCloser(bytes.NewReader(guest)), nil
 		}}, modules)
+		// It has its name for good: a power cut must not leave an empty file with it.
+		return errors.Join(err, f.Sync())
 	})
 }
 
@@ -301,65 +237,43 @@ func addresses(list ...netip.Addr) []string {
 }
 
 // spawnShim starts the shim in a session of its own, so that no signal meant
-// for the daemon reaches it, and follows it. The shim inherits its listening
-// socket: there is no moment at which it cannot be reached.
-func (d *Daemon) spawnShim(ctx context.Context, v *vm) error {
-	rec := v.record()
-	path := filepath.Join(d.Layout.VMRun(rec.ID), state.ShimSocket)
+// for the daemon reaches it. The shim inherits its listening socket: there is
+// no moment at which it cannot be reached, so the daemon connects before there
+// is a shim, and nothing can go wrong after its start.
+func (d *Daemon) spawnShim(id string) (c *shim.Client, err error) {
+	path := filepath.Join(d.Layout.VMRun(id), state.ShimSocket)
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 	if err != nil {
-		return fmt.Errorf("listen for the shim: %w", err)
+		return nil, fmt.Errorf("listen for the shim: %w", err)
 	}
 	l.SetUnlinkOnClose(false)
 	defer l.Close()
 	socket, err := l.File()
 	if err != nil {
-		return err
+		return nil, fmt.Errorf("listen for the shim: %w", err)
 	}
 	defer socket.Close()
-	log, err := os.OpenFile(filepath.Join(d.Layout.VM(rec.ID), state.ShimLog), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if c, err = shim.Dial(d.life, path); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			_ = c.Close()
+		}
+	}()
+	log, err := os.OpenFile(filepath.Join(d.Layout.VM(id), state.ShimLog), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
-		return err
+		return nil, fmt.Errorf("start the shim: %w", err)
 	}
 	defer log.Close()
-	cmd := exec.Command("/proc/self/exe", "shim", d.Layout.VM(rec.ID))
+	cmd := exec.Command("/proc/self/exe", "shim", d.Layout.VM(id))
 	cmd.Args[0] = "banger"
 	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = log, log, []*os.File{socket}
 	cmd.Dir = "/"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("start the shim: %w", err)
+		return nil, fmt.Errorf("start the shim: %w", err)
 	}
 	go func() { _ = cmd.Wait() }() // no task: it outlives the daemon
-	c, err := shim.Dial(ctx, path)
-	if err != nil {
-		_ = cmd.Process.Kill()
-		return err
-	}
-	v.follow(c)
-	return nil
-}
-
-// tailLines is how many lines of the console an error shows.
-const tailLines = 8
-
-// consoleTail is the end of the console log, fit to be printed.
-func consoleTail(path string) string {
-	f, err := os.Open(path)
-	if err != nil {
-		return ""
-	}
-	defer f.Close()
-	if size, err := f.Seek(0, io.SeekEnd); err == nil {
-		_, _ = f.Seek(max(0, size-4096), io.SeekStart)
-	}
-	b, _ := io.ReadAll(io.LimitReader(f, 4096))
-	printable := func(r rune) rune {
-		if r < ' ' && r != '\n' || r == 0x7f {
-			return -1
-		}
-		return r
-	}
-	lines := strings.Split(strings.TrimSpace(strings.Map(printable, string(b))), "\n")
-	return strings.Join(lines[max(0, len(lines)-tailLines):], "\n")
+	return c, nil
 }

@@ -2,6 +2,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,12 +11,16 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"banger"
 	"banger/internal/api"
 	"banger/internal/state"
 	"banger/internal/vmm"
 )
+
+// lockTime bounds the wait for a lock that is about to be given up.
+const lockTime = 500 * time.Millisecond
 
 // Daemon serves one user's state root.
 type Daemon struct {
@@ -28,11 +33,20 @@ type Daemon struct {
 	images  state.Store[banger.Image]
 	disks   state.Store[banger.VM]
 
+	// For tests, to be set before Open.
+	guest func() (program []byte, sha256 string, err error) // nil: the one built in, which a plain go test lacks
+	obey  time.Duration                                     // 0: obeyTime
+	step  func(name string)                                 // called where a kill -9 leaves something half done
+
+	self  banger.Process
 	lock  *state.FileLock
 	tasks sync.WaitGroup // goroutines that outlive the call that began them
-	life  context.Context
-	stop  context.CancelCauseFunc
-	busy  atomic.Int64 // calls of long work under way
+	busy  atomic.Int64   // calls of long work under way
+
+	// calls ends first, and the calls undo what they are at; then life ends,
+	// and with it the tasks, which the calls need for that.
+	calls, life context.Context
+	stop, end   context.CancelCauseFunc
 
 	keys state.Keys // one operation at a time on each kernel, image, VM
 
@@ -46,22 +60,21 @@ type Daemon struct {
 // Open takes the state root, undoes what a crash left half done and finds the
 // VMs that run. A root that another daemon has is a Conflict error.
 func (d *Daemon) Open(ctx context.Context) (err error) {
+	if d.guest == nil {
+		d.guest = builtinGuest
+	}
+	if d.self, err = processOf(os.Getpid()); err != nil {
+		return err
+	}
+	d.obey = cmp.Or(d.obey, obeyTime)
 	if err := d.Layout.Make(); err != nil {
+		return state.Classify(err)
+	}
+	if err := d.takeLock(); err != nil {
 		return err
 	}
-	d.lock, err = state.LockFile(d.Layout.Path(state.DaemonLock), false)
-	if errors.Is(err, state.ErrLocked) {
-		return banger.Errorf(banger.Conflict, "another daemon serves %s", d.Layout.Root)
-	}
-	if err != nil {
-		return err
-	}
-	// Again: a daemon that has just gone took the run directory with it.
-	if err := d.Layout.MakeRun(); err != nil {
-		d.lock.Unlock()
-		return err
-	}
-	d.life, d.stop = context.WithCancelCause(ctx)
+	d.calls, d.stop = context.WithCancelCause(ctx)
+	d.life, d.end = context.WithCancelCause(context.WithoutCancel(ctx))
 	d.vms, d.names = map[string]*vm{}, map[string]bool{}
 	d.kernels = state.Store[banger.Kernel]{Dir: d.Layout.Kernels(), File: state.ManifestFile, Noun: "kernel",
 		Broken: func(name, problem string) banger.Kernel { return banger.Kernel{Name: name, Problem: problem} }}
@@ -71,15 +84,31 @@ func (d *Daemon) Open(ctx context.Context) (err error) {
 		Broken: func(id, problem string) banger.VM {
 			return banger.VM{ID: id, Name: id, State: banger.Broken, Problem: problem}
 		}}
-	if err := d.sweep(); err != nil {
-		d.lock.Unlock()
-		return err
+	// Again: a daemon that has just gone took the run directory with it.
+	if err = d.Layout.MakeRun(); err == nil {
+		err = d.sweep()
 	}
-	if err := d.adoptAll(); err != nil {
+	if err == nil {
+		err = d.adoptAll()
+	}
+	if err != nil {
 		_ = d.Close()
-		return err
 	}
-	return nil
+	return state.Classify(err)
+}
+
+// takeLock takes the lock of the state root. A child that a daemon was about to
+// start as it died has the lock until its exec: there is no event for that.
+func (d *Daemon) takeLock() (err error) {
+	for end := time.Now().Add(lockTime); ; time.Sleep(5 * time.Millisecond) {
+		d.lock, err = state.LockFile(d.Layout.Path(state.DaemonLock), false)
+		if !errors.Is(err, state.ErrLocked) {
+			return err
+		}
+		if time.Now().After(end) {
+			return banger.Errorf(banger.Conflict, "another daemon serves %s", d.Layout.Root)
+		}
+	}
 }
 
 // sweep removes what work that was cut off has left.
@@ -97,13 +126,19 @@ func (d *Daemon) sweep() error {
 	return errors.Join(errs...)
 }
 
-// Listen makes the daemon's socket; the lock taken by Open says that one which
-// is there already is stale.
+// Listen makes the daemon's socket. One that is there already is stale unless
+// somebody answers: the lock taken by Open is that of the state root, and with
+// other XDG variables another root may have the same run directory.
 func (d *Daemon) Listen() (net.Listener, error) {
 	path := d.Layout.Socket()
 	if fi, err := os.Lstat(path); err == nil {
 		if fi.Mode()&os.ModeSocket == 0 {
 			return nil, banger.Errorf(banger.Conflict, "%s is in the way: it is not a socket", path).WithHint("rm %s", path)
+		}
+		if c, err := net.Dial("unix", path); err == nil {
+			_ = c.Close()
+			return nil, banger.Errorf(banger.Conflict, "the daemon of another state root serves %s", path).
+				WithHint("set BANGER_ROOT, which gives %s a socket of its own", d.Layout.Root)
 		}
 		if err := os.Remove(path); err != nil {
 			return nil, fmt.Errorf("remove stale socket: %w", err)
@@ -124,12 +159,15 @@ func (d *Daemon) Listen() (net.Listener, error) {
 func (d *Daemon) Serve(l net.Listener) error {
 	srv := &api.Server{Routes: d.routes(), UID: os.Getuid(), Log: d.Log}
 	d.Log.Info("serving", "socket", d.Layout.Socket(), "build", d.Version.Build)
-	return srv.Serve(d.life, l)
+	return srv.Serve(d.calls, l)
 }
+
+var errDown = banger.Errorf(banger.Canceled, "the daemon is going down")
 
 // Close ends what the daemon does, and leaves the VMs running.
 func (d *Daemon) Close() error {
-	d.stop(errors.New("the daemon is going down"))
+	d.stop(errDown)
+	d.end(errDown)
 	d.tasks.Wait()
 	_ = os.Remove(d.Layout.Run) // fails while machines have their sockets in it
 	d.lock.Unlock()
@@ -158,6 +196,13 @@ func (d *Daemon) routes() []api.Route {
 		api.Unary("vm.show", d.vmShow),
 		api.Stream("vm.start", long(d, d.vmStart)),
 		api.Unary("vm.stop", d.vmStop),
+	}
+}
+
+// at is a place where a kill -9 leaves something half done.
+func (d *Daemon) at(step string) {
+	if d.step != nil {
+		d.step(step)
 	}
 }
 

@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"context"
-	"errors"
 	"runtime"
 	"strings"
 
@@ -54,7 +53,7 @@ func (d *Daemon) systemShutdown(_ context.Context, r banger.NameRequest) (none, 
 			WithHint("banger daemon stop --force")
 	}
 	d.Log.Info("asked to shut down")
-	d.stop(errors.New("the daemon is going down"))
+	d.stop(errDown)
 	return none{}, nil
 }
 

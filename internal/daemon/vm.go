@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"reflect"
 	"sync"
 	"time"
 
@@ -14,15 +15,24 @@ import (
 type vm struct {
 	d *Daemon
 
+	// writing is held from a change of the record until it is on disk, so that
+	// records are written in the order of the changes.
+	writing sync.Mutex
+	kept    context.Context // ends when the VM is removed
+	remove  context.CancelFunc
+
 	mu      sync.Mutex
-	rec     banger.VM
-	status  shim.Status   // the last one of the machine that runs
-	client  *shim.Client  // nil: no machine
+	rec     banger.VM     // what it points to is never changed, only replaced
+	status  shim.Status   // the last one of the last machine
+	client  *shim.Client  // names the machine; nil: there is none
+	verdict *shim.End     // what this daemon has decided about that machine's end
 	changed chan struct{} // closed at each change, then replaced
 }
 
 func (d *Daemon) newVM(rec banger.VM) *vm {
-	return &vm{d: d, rec: rec, changed: make(chan struct{})}
+	v := &vm{d: d, rec: rec, changed: make(chan struct{})}
+	v.kept, v.remove = context.WithCancel(context.WithoutCancel(d.life)) // a daemon that goes down removes no VM
+	return v
 }
 
 // record is a copy of the record as it is now.
@@ -32,21 +42,91 @@ func (v *vm) record() banger.VM {
 	return v.rec
 }
 
-// update changes the record, in memory and on disk, and wakes who waits.
-func (v *vm) update(f func(*banger.VM)) error {
+// machine is the connection to the shim of the machine there is, or nil.
+func (v *vm) machine() *shim.Client {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	f(&v.rec)
-	close(v.changed)
-	v.changed = make(chan struct{})
-	err := state.WriteRecord(v.d.disks.Path(v.rec.ID, state.VMFile), v.rec)
+	return v.client
+}
+
+// last is the last status of the last machine.
+func (v *vm) last() shim.Status {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.status
+}
+
+// update notes what is so, whatever the disk says to it; who waits is woken
+// before the record is written.
+func (v *vm) update(f func(*banger.VM)) error {
+	v.writing.Lock()
+	defer v.writing.Unlock()
+	old := v.record()
+	rec := old
+	f(&rec)
+	if reflect.DeepEqual(old, rec) {
+		return nil
+	}
+	v.set(rec)
+	err := v.write(rec)
 	if err != nil {
-		v.d.Log.Error("write record", "vm", v.rec.ID, "err", err)
+		v.d.Log.Error("write record", "vm", rec.Name, "err", err)
 	}
 	return err
 }
 
-// wait waits until the record is as f wants it.
+// intend notes what is to be so: on disk first, and nowhere if that fails.
+func (v *vm) intend(f func(*banger.VM)) error {
+	v.writing.Lock()
+	defer v.writing.Unlock()
+	rec := v.record()
+	f(&rec)
+	if err := v.write(rec); err != nil {
+		return err
+	}
+	v.set(rec)
+	return nil
+}
+
+func (v *vm) set(rec banger.VM) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.rec = rec
+	v.wake()
+}
+
+// wake wakes who waits; mu is held.
+func (v *vm) wake() {
+	close(v.changed)
+	v.changed = make(chan struct{})
+}
+
+// write never writes over a record that could not be read, and not into the
+// folder of a VM that is removed.
+func (v *vm) write(rec banger.VM) error {
+	if rec.State == banger.Broken || v.removed() {
+		return nil
+	}
+	return state.WriteRecord(v.d.disks.Path(rec.ID, state.VMFile), rec)
+}
+
+// delete removes the folder, when no record is being written into it any more.
+func (v *vm) delete() error {
+	v.writing.Lock()
+	defer v.writing.Unlock()
+	id := v.record().ID
+	if err := v.d.disks.Delete(id); err != nil && v.d.disks.Has(id) {
+		return err
+	} else if err != nil { // out of sight; the next sweep gets the rest
+		v.d.Log.Error("remove vm", "vm", v.record().Name, "err", err)
+	}
+	v.remove()
+	return nil
+}
+
+func (v *vm) removed() bool { return v.kept.Err() != nil }
+
+// wait waits until f says yes, which is asked at each change.
 func (v *vm) wait(ctx context.Context, f func(banger.VM) bool) (banger.VM, error) {
 	for {
 		v.mu.Lock()
@@ -63,6 +143,14 @@ func (v *vm) wait(ctx context.Context, f func(banger.VM) bool) (banger.VM, error
 	}
 }
 
+// waitEnd waits until the machine has ended: the VM may have another one by then.
+func (v *vm) waitEnd(ctx context.Context, c *shim.Client) (banger.VM, error) {
+	return v.wait(ctx, func(rec banger.VM) bool {
+		now := v.machine()
+		return !alive(rec.State) || now != nil && now != c
+	})
+}
+
 // alive reports whether a VM in that state has, or may have, a machine.
 func alive(s banger.VMState) bool {
 	return s == banger.Starting || s == banger.Running || s == banger.Stopping
@@ -72,18 +160,29 @@ func alive(s banger.VMState) bool {
 func (v *vm) apply(s shim.Status) {
 	v.mu.Lock()
 	v.status = s
+	verdict := v.verdict
+	if s.Phase == shim.Ended {
+		v.client, v.verdict = nil, nil
+	}
 	v.mu.Unlock()
+	var rec banger.VM
 	_ = v.update(func(r *banger.VM) {
-		r.Machine = s.Machine
+		if s.Machine != nil {
+			r.Machine = s.Machine
+		}
 		switch {
 		case s.Phase == shim.Ended:
 			r.State, r.Reason, r.StoppedAt, r.Machine = s.End.State, s.End.Reason, s.End.Time, nil
+			if verdict != nil {
+				r.State, r.Reason = verdict.State, verdict.Reason
+			}
 		case s.Phase == shim.Running && r.State == banger.Starting:
 			r.State, r.Reason, r.StartedAt = banger.Running, "", time.Now().UTC()
 		}
+		rec = *r
 	})
 	if s.Phase == shim.Ended {
-		v.d.Log.Info("vm ended", "vm", v.rec.Name, "reason", s.End.Reason)
+		v.d.Log.Info("vm ended", "vm", rec.Name, "state", rec.State, "reason", rec.Reason)
 	}
 }
 
@@ -91,7 +190,7 @@ func (v *vm) apply(s shim.Status) {
 // daemon goes down. A shim that vanishes takes its machine with it.
 func (v *vm) follow(c *shim.Client) {
 	v.mu.Lock()
-	v.client = c
+	v.client, v.verdict, v.status = c, nil, shim.Status{}
 	v.mu.Unlock()
 	stop := context.AfterFunc(v.d.life, func() { _ = c.Close() })
 	v.d.tasks.Go(func() {
@@ -105,25 +204,40 @@ func (v *vm) follow(c *shim.Client) {
 			if err != nil {
 				s = v.buried()
 			}
-			if s.Phase == shim.Ended {
-				v.mu.Lock()
-				v.client = nil
-				v.mu.Unlock()
-			}
 			v.apply(s)
 			if s.Phase == shim.Ended {
 				return
 			}
 		}
 	})
+	v.d.tasks.Go(func() { v.overdue(c) })
 }
 
-// order sends an order to the shim, if there is one.
-func (v *vm) order(f func(*shim.Client) error) {
-	v.mu.Lock()
-	c := v.client
-	v.mu.Unlock()
-	if c != nil {
-		_ = f(c) // a shim that does not hear it is gone, and follow sees that
+// obeyTime is what a shim gets, beyond the guest's grace, to carry an order out.
+const obeyTime = 5 * time.Second
+
+// end asks the shim for the end of the machine. A shim that does not obey, as
+// one that is stopped, is ended with all that belongs to the machine.
+func (v *vm) end(force bool, grace time.Duration) {
+	c := v.machine()
+	if c == nil {
+		return
 	}
+	order := func() error { return c.Stop(grace) }
+	if force {
+		order, grace = c.Kill, 0
+	}
+	_ = order() // a shim that does not hear it is gone, and follow sees that
+	v.d.tasks.Go(func() {
+		ctx, cancel := context.WithTimeout(v.d.life, grace+v.d.obey)
+		defer cancel()
+		if _, err := v.waitEnd(ctx, c); err == nil || v.d.life.Err() != nil {
+			return
+		}
+		rec := v.record()
+		v.d.Log.Warn("the shim does not obey: it is killed", "vm", rec.Name)
+		if err := v.d.endMachine(rec); err != nil {
+			v.d.Log.Error("end machine", "vm", rec.Name, "err", err)
+		}
+	})
 }

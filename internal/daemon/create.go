@@ -1,0 +1,270 @@
+package daemon
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"banger"
+	"banger/internal/agent"
+	"banger/internal/api"
+	"banger/internal/rootfs"
+	"banger/internal/state"
+	"banger/internal/vmm"
+)
+
+// The defaults of a VM. Memory is touched by the guest page by page and disk
+// block by block, so both are bounds, not costs.
+const (
+	defaultCPUs   = 1
+	defaultMemory = 512 << 20
+	defaultDisk   = 10 << 30
+	minDisk       = 64 << 20
+	defaultGrace  = 30 * time.Second // systemd takes 2 to 6 s under emulation, longer on a busy host
+	defaultBoot   = 120              // seconds: emulated, on a busy host, with many boots at once
+	maxBoot       = 24 * 3600
+	maxGrace      = 24 * 3600 // seconds
+)
+
+// vmCreate makes a VM and starts it. If anything goes wrong, or the caller
+// goes away, nothing of it is left.
+func (d *Daemon) vmCreate(ctx context.Context, r banger.VMCreateRequest, p progress) (banger.VM, error) {
+	spec, err := fillSpec(r.Spec)
+	if err != nil {
+		return banger.VM{}, err
+	}
+	id := newID()
+	if spec.Name == "" {
+		spec.Name = "vm-" + id[:6]
+	}
+	free, err := d.reserve(spec.Name)
+	if err != nil {
+		return banger.VM{}, err
+	}
+	defer free()
+	d.at("create: reserved")
+	image, err := d.ensureImage(ctx, spec.Image, p)
+	if err != nil {
+		return banger.VM{}, err
+	}
+	spec.Image = image.Name
+	if spec.Kernel == "" {
+		spec.Kernel = image.Kernel
+	}
+	if spec.Kernel == "" {
+		spec.Kernel = defaultKernel
+	}
+	if err := d.ensureKernel(ctx, spec.Kernel, p); err != nil {
+		return banger.VM{}, err
+	}
+	// Until it is whole the VM is the daemon's: should the daemon be killed, the
+	// next one removes it.
+	owner := &d.self
+	switch {
+	case r.Ephemeral:
+		owner, err = caller(ctx)
+	case r.NoStart:
+		owner = nil
+	}
+	if err != nil {
+		return banger.VM{}, err
+	}
+	v, err := d.addVM(id, spec, owner)
+	if err != nil {
+		return banger.VM{}, err
+	}
+	rec, err := d.finish(ctx, v, r, p)
+	if err == nil && ctx.Err() != nil { // nobody has heard that it is there
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		if kept := d.keepConsole(rec, err); kept != "" {
+			err = banger.AsError(err).WithHint("the whole console: %s", kept)
+		}
+		return rec, errors.Join(err, d.remove(v))
+	}
+	return rec, nil
+}
+
+// maxConsoles is how many consoles of VMs that did not boot are kept.
+const maxConsoles = 10
+
+// keepConsole moves the console of a VM that did not boot, and is to go, into
+// the cache, and gives its path there, or nothing if there is nothing to see.
+func (d *Daemon) keepConsole(rec banger.VM, err error) string {
+	fi, statErr := os.Stat(rec.Console)
+	if !banger.IsKind(err, banger.Unavailable) || statErr != nil || fi.Size() == 0 {
+		return ""
+	}
+	// The names begin with the time, so that the oldest come first.
+	path := filepath.Join(d.Layout.Consoles(), time.Now().UTC().Format("20060102-150405-")+rec.Name+"-"+rec.ID+".log")
+	if err := os.Rename(rec.Console, path); err != nil {
+		return "" // the cache is on another disk; the error has the last lines
+	}
+	if all, err := os.ReadDir(d.Layout.Consoles()); err == nil {
+		for _, old := range all[:max(0, len(all)-maxConsoles)] {
+			_ = os.Remove(filepath.Join(d.Layout.Consoles(), old.Name()))
+		}
+	}
+	return path
+}
+
+// finish takes a VM that was added to where its caller wants it.
+func (d *Daemon) finish(ctx context.Context, v *vm, r banger.VMCreateRequest, p progress) (banger.VM, error) {
+	if r.Ephemeral {
+		d.watchOwner(v)
+	}
+	if r.NoStart {
+		return v.record(), nil
+	}
+	if _, err := d.start(ctx, v, p); err != nil {
+		return v.record(), err
+	}
+	d.at("create: running")
+	if !r.Ephemeral {
+		if err := v.intend(func(rec *banger.VM) { rec.Owner = nil }); err != nil {
+			return v.record(), err
+		}
+	}
+	return v.record(), nil
+}
+
+// caller is the process that made the call.
+func caller(ctx context.Context) (*banger.Process, error) {
+	peer := api.Peer(ctx)
+	if peer == nil {
+		return nil, banger.Errorf(banger.Invalid, "the caller of an ephemeral vm is not known")
+	}
+	p, err := vmm.ProcessOf(int(peer.Pid))
+	return &p, err
+}
+
+// fillSpec checks what was asked for and fills in the defaults that depend on nothing else.
+func fillSpec(s banger.VMSpec) (banger.VMSpec, error) {
+	if s.Name != "" {
+		if err := state.ValidateVMName(s.Name); err != nil {
+			return s, err
+		}
+	}
+	def := func(field *string, value string, others ...string) error {
+		if *field == "" {
+			*field = value
+		}
+		if *field != value && !slices.Contains(others, *field) {
+			return banger.Errorf(banger.Invalid, "%q is none of %s", *field, strings.Join(append([]string{value}, others...), ", "))
+		}
+		return nil
+	}
+	for _, err := range []error{def(&s.Init, "auto", "banger", "systemd"), def(&s.Net, "nat", "none"), def(&s.Accel, "auto", "kvm", "tcg")} {
+		if err != nil {
+			return s, err
+		}
+	}
+	if s.CPUs == 0 {
+		s.CPUs = defaultCPUs
+	}
+	if s.Memory == 0 {
+		s.Memory = defaultMemory
+	}
+	if s.Disk == 0 {
+		s.Disk = defaultDisk
+	}
+	if s.BootTimeout <= 0 {
+		s.BootTimeout = defaultBoot
+	}
+	switch {
+	case s.CPUs < 1 || s.CPUs > 64:
+		return s, banger.Errorf(banger.Invalid, "%d CPUs: want 1 to 64", s.CPUs)
+	case s.Memory < 128<<20 || s.Memory > 1<<40:
+		return s, banger.Errorf(banger.Invalid, "%d bytes of memory: want 128 MiB to 1 TiB", s.Memory)
+	case s.Disk < minDisk || s.Disk > 16<<40:
+		return s, banger.Errorf(banger.Invalid, "%d bytes of disk: want 64 MiB to 16 TiB", s.Disk)
+	case s.BootTimeout > maxBoot:
+		return s, banger.Errorf(banger.Invalid, "%d seconds to boot: want at most %d", s.BootTimeout, maxBoot)
+	case s.Image == "":
+		return s, banger.Errorf(banger.Invalid, "no image given").WithHint("banger image ls --available")
+	}
+	return s, nil
+}
+
+// reserve keeps the name for a VM that is being made.
+func (d *Daemon) reserve(name string) (free func(), err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	taken := d.names[name]
+	for _, v := range d.vms {
+		taken = taken || v.record().Name == name
+	}
+	if taken {
+		return nil, banger.Errorf(banger.Exists, "a vm named %q is already there", name).
+			WithHint("banger vm rm %s, or take another name", name)
+	}
+	d.names[name] = true
+	return func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		delete(d.names, name)
+	}, nil
+}
+
+func newID() string {
+	var b [6]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return hex.EncodeToString(b[:])
+}
+
+// addVM makes the VM's folder with its empty disk and its keys. Nothing of the image is copied.
+func (d *Daemon) addVM(id string, spec banger.VMSpec, owner *banger.Process) (*vm, error) {
+	stage, err := d.disks.Stage()
+	if err != nil {
+		return nil, err
+	}
+	rec, err := d.fillVM(stage, id, spec, owner)
+	if err == nil {
+		d.at("create: staged")
+		d.refs.Lock()
+		defer d.refs.Unlock()
+		_, err = d.images.Get(spec.Image)
+	}
+	if err == nil && !d.kernels.Has(spec.Kernel) {
+		err = d.kernels.Missing(spec.Kernel)
+	}
+	if err == nil {
+		err = d.disks.Commit(stage, id, rec, false)
+	}
+	if err != nil {
+		// A commit that failed late has given the folder its name.
+		_ = errors.Join(os.RemoveAll(stage), os.RemoveAll(d.disks.Path(id)))
+		return nil, state.Classify(fmt.Errorf("create vm %q: %w", spec.Name, err))
+	}
+	d.at("create: committed")
+	v := d.newVM(rec)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.vms[id] = v
+	d.Log.Info("vm created", "vm", spec.Name, "id", id, "image", spec.Image, "kernel", spec.Kernel)
+	return v, nil
+}
+
+func (d *Daemon) fillVM(stage, id string, spec banger.VMSpec, owner *banger.Process) (banger.VM, error) {
+	rec := banger.VM{
+		ID: id, Name: spec.Name, Spec: spec, State: banger.Created, CreatedAt: time.Now().UTC(), Owner: owner,
+		Console: d.consolePath(id), Agent: d.agentPath(id),
+	}
+	private, public, err := agent.NewHostKey()
+	if err != nil {
+		return rec, err
+	}
+	rec.HostKey = strings.TrimSpace(public)
+	if err := state.WriteFile(filepath.Join(stage, state.HostKeyFile), []byte(private), 0o600); err != nil {
+		return rec, err
+	}
+	return rec, rootfs.Empty(filepath.Join(stage, state.DiskFile), spec.Disk)
+}
