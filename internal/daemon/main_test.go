@@ -58,6 +58,8 @@ type script struct {
 	Guest     string        // up (or empty), deaf, silent, stuck, garbage or fail
 	FailText  string        // what pid 1 dies of, for fail
 	ShimHangs bool          // the shim does not even begin
+
+	etc string // of the guest: its root is whoever runs the tests
 }
 
 func (s script) driver() *fakevmm.Driver {
@@ -93,7 +95,7 @@ func (s script) guest(ctx context.Context, g *fakevmm.Guest) {
 	if _, _, err := sshd.Ask(ctx, g, hello.Boot); err != nil {
 		return
 	}
-	srv := &sshd.Server{Version: "test", Init: "test", Shutdown: func(string) error {
+	srv := &sshd.Server{Version: "test", Init: "test", Etc: s.etc, Shutdown: func(string) error {
 		if s.Guest != "deaf" {
 			// After the answer has left: a machine that is off sends none.
 			time.AfterFunc(10*time.Millisecond, func() { g.End(vmm.Exit{Guest: vmm.GuestShutdown}) })
@@ -108,8 +110,9 @@ func shimMain(args []string) error {
 	dir := args[0]
 	var spec shim.Spec
 	_ = state.ReadRecord(filepath.Join(dir, state.BootFile), &spec)
-	var s script
-	b, err := os.ReadFile(filepath.Join(filepath.Dir(filepath.Dir(dir)), "script-"+spec.Hello.Hostname))
+	root := filepath.Dir(filepath.Dir(dir))
+	s := script{etc: filepath.Join(filepath.Dir(root), "etc")}
+	b, err := os.ReadFile(filepath.Join(root, "script-"+spec.Hello.Hostname))
 	if err == nil {
 		err = json.Unmarshal(b, &s)
 	}
