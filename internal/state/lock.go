@@ -42,8 +42,12 @@ func LockFile(path string, wait bool) (*FileLock, error) {
 	return nil, fmt.Errorf("lock %s: %w", path, err)
 }
 
-// Unlock gives the lock up.
-func (l *FileLock) Unlock() { _ = l.f.Close() }
+// Unlock gives the lock up. A close alone would not, while a child that was
+// just forked still has the descriptor.
+func (l *FileLock) Unlock() {
+	_ = unix.Flock(int(l.f.Fd()), unix.LOCK_UN)
+	_ = l.f.Close()
+}
 
 // Keys is a set of locks by key, within one process. The zero value is ready.
 type Keys struct {

@@ -1,6 +1,7 @@
 package state
 
 import (
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -159,17 +160,14 @@ func (s Store[T]) Delete(name string) error {
 	return nil
 }
 
-// trash moves an entry out of sight, so that it is gone at one instant.
+// trash moves an entry out of sight, so that it is gone at one instant. It
+// makes nothing new, for which a full disk may have no room.
 func (s Store[T]) trash(name string) (string, error) {
-	dir, err := os.MkdirTemp(s.Dir, trashPrefix)
-	if err != nil {
-		return "", Classify(fmt.Errorf("delete %s %q: %w", s.Noun, name, err))
-	}
-	if err := os.Rename(s.Path(name), filepath.Join(dir, name)); err != nil {
-		_ = os.Remove(dir)
+	path := filepath.Join(s.Dir, trashPrefix+name+"-"+rand.Text())
+	if err := os.Rename(s.Path(name), path); err != nil {
 		return "", fmt.Errorf("delete %s %q: %w", s.Noun, name, err)
 	}
-	return dir, SyncDir(s.Dir)
+	return path, SyncDir(s.Dir)
 }
 
 // Sweep removes what a crash left half made or half removed.
