@@ -156,7 +156,11 @@ func TestVMMKilled(t *testing.T) {
 // The end of a machine comes within a bound, whoever does not obey.
 func TestStopDisobeyed(t *testing.T) {
 	stopped := func(pid func(*banger.Machine) int) func(*host, banger.VM) {
-		return func(h *host, rec banger.VM) { h.must(syscall.Kill(pid(rec.Machine), syscall.SIGSTOP)) }
+		return func(h *host, rec banger.VM) {
+			h.must(syscall.Kill(pid(rec.Machine), syscall.SIGSTOP))
+			// A thread on another CPU goes on until the signal gets to it.
+			h.eventually(func() error { return allStopped(pid(rec.Machine)) })
+		}
 	}
 	theShim := stopped(func(m *banger.Machine) int { return m.Shim.PID })
 	theVMM := stopped(func(m *banger.Machine) int { return m.VMM.PID })
@@ -195,6 +199,21 @@ func TestStopDisobeyed(t *testing.T) {
 			h.clean()
 		})
 	}
+}
+
+// allStopped says whether no thread of the process runs any more. Format: proc(5), status.
+func allStopped(pid int) error {
+	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", pid))
+	if err != nil || len(threads) == 0 {
+		return fmt.Errorf("process %d has no threads: %v", pid, err)
+	}
+	for _, path := range threads {
+		b, err := os.ReadFile(path)
+		if err != nil || !strings.Contains(string(b), "\nState:\tT") {
+			return fmt.Errorf("%s: not stopped, %v", path, err)
+		}
+	}
+	return nil
 }
 
 // A second stop need not wait for the first one's grace, nor a removal.
