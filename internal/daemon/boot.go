@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -74,7 +73,7 @@ func (d *Daemon) boot(ctx context.Context, v *vm) (*shim.Client, error) {
 	if spec.Hello, err = d.helloConfig(rec, image); err != nil {
 		return nil, err
 	}
-	if err := d.addNetwork(&spec, rec.Spec.Net); err != nil {
+	if err := addNetwork(&spec, kernel, rec.Spec); err != nil {
 		return nil, err
 	}
 
@@ -213,9 +212,12 @@ func (d *Daemon) helloConfig(rec banger.VM, image banger.Image) (hello.Config, e
 	}, nil
 }
 
-// addNetwork puts the user-mode network into the machine and into what the guest is told.
-func (d *Daemon) addNetwork(spec *shim.Spec, mode string) error {
-	if mode != "nat" {
+// addNetwork puts the user-mode network into the machine and into what the
+// guest is told. A kernel that can set up its network by itself, and has the
+// driver built in, does so before its first process; for any other one the
+// word would only be a wait for a device that comes later.
+func addNetwork(spec *shim.Spec, kernel banger.Kernel, vm banger.VMSpec) error {
+	if vm.Net != "nat" {
 		return nil
 	}
 	u, err := network.NewUser("/etc/resolv.conf")
@@ -224,16 +226,11 @@ func (d *Daemon) addNetwork(spec *shim.Spec, mode string) error {
 	}
 	spec.Machine.Net = &vmm.Net{Guest: u.Guest, Gateway: u.Gateway, DNS: u.DNS, MAC: u.MAC}
 	spec.Hello.Net = &hello.Net{MAC: u.MAC.String(), Address: u.Guest.String(), Gateway: u.Gateway.String(),
-		DNS: addresses(u.DNS), Search: u.Search}
-	return nil
-}
-
-func addresses(list ...netip.Addr) []string {
-	var s []string
-	for _, a := range list {
-		s = append(s, a.String())
+		DNS: []string{u.DNS.String()}, Search: u.Search}
+	if kernel.Features["ip_pnp"] == "builtin" && kernel.Features["virtio_net"] == "builtin" {
+		spec.Machine.Cmdline = append(spec.Machine.Cmdline, u.KernelWord(vm.Name))
 	}
-	return s
+	return nil
 }
 
 // spawnShim starts the shim in a session of its own, so that no signal meant

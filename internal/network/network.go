@@ -51,6 +51,13 @@ func NewUser(resolvConf string) (User, error) {
 	return u, err
 }
 
+// KernelWord is the ip= parameter that gives a kernel with CONFIG_IP_PNP the
+// address, gateway and name server. Format: Linux, Documentation/admin-guide/nfs/nfsroot.rst.
+func (u User) KernelWord(hostname string) string {
+	mask := net.IP(net.CIDRMask(u.Guest.Bits(), u.Guest.Addr().BitLen()))
+	return fmt.Sprintf("ip=%s::%s:%s:%s:eth0:off:%s", u.Guest.Addr(), u.Gateway, mask, hostname, u.DNS)
+}
+
 // search gives the domains of the last search or domain line, as resolv.conf(5) has it.
 func search(r io.Reader) ([]string, error) {
 	var domains []string

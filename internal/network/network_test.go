@@ -35,3 +35,14 @@ func TestSearchDomainsOfTheHost(t *testing.T) {
 		t.Errorf("no resolv.conf: %v", err)
 	}
 }
+
+func TestKernelWord(t *testing.T) {
+	u, err := NewUser(filepath.Join(t.TempDir(), "absent"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := "ip=192.168.127.2::192.168.127.1:255.255.255.0:web:eth0:off:192.168.127.3"
+	if got := u.KernelWord("web"); got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+}
