@@ -154,3 +154,25 @@ func TestFirstSignalCancelsThenTheGuestGetsThem(t *testing.T) {
 		t.Fatalf("not cancelled: %v, signal %d", ctx.Err(), s.got())
 	}
 }
+
+// TestRunDirectoryOfOthers must not wait for a daemon that cannot be there.
+func TestRunDirectoryOfOthers(t *testing.T) {
+	c, _, errs := newCLI(t)
+	dir := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(dir, "banger"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(filepath.Join(dir, "banger"), 0o777); err != nil {
+		t.Fatal(err)
+	}
+	getenv := c.Getenv
+	c.Getenv = func(k string) string {
+		if k == "XDG_RUNTIME_DIR" {
+			return dir
+		}
+		return getenv(k)
+	}
+	if code := c.Run(t.Context(), []string{"vm", "ls"}); code != exitFailure || !strings.Contains(errs.String(), "open to others") {
+		t.Errorf("code %d, %s", code, errs)
+	}
+}

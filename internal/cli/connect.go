@@ -26,6 +26,9 @@ const readyFD = 3
 // second finds the daemon of the first.
 func (c *CLI) ensureDaemon(ctx context.Context) (*banger.Client, error) {
 	client := &banger.Client{Socket: c.layout.Socket()}
+	if err := c.layout.MakeRun(); err != nil { // else a folder of somebody else's looks like a daemon that hangs
+		return nil, state.Classify(err)
+	}
 	if ok, err := c.usable(ctx, client); ok || err != nil {
 		return client, err
 	}

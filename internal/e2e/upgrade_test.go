@@ -56,7 +56,8 @@ func TestNoSpace(t *testing.T) {
 	dir := t.TempDir()
 	script := `set -e
 mount -t tmpfs -o size=24m tmpfs "$DIR"
-export BANGER_ROOT="$DIR/root"
+mkdir -m 700 "$DIR/run"
+export BANGER_ROOT="$DIR/root" XDG_RUNTIME_DIR="$DIR/run"
 banger image pull "$REF" || echo "code=$?"
 banger image ls -q
 banger daemon stop
