@@ -9,10 +9,12 @@ type NameRequest struct {
 	Force bool   `json:"force,omitempty"`
 }
 
-// KernelPullRequest asks for a kernel of the catalog.
+// KernelPullRequest asks for a kernel of the catalog or of a source.
 type KernelPullRequest struct {
-	Name  string `json:"name"`
-	Force bool   `json:"force,omitempty"` // replace one that is there
+	Name  string   `json:"name"`            // of the catalog, or a source: deb://PACKAGE, oci://REF, ...
+	As    string   `json:"as,omitempty"`    // its name here; default: that of the catalog, or one made of the source
+	Args  []string `json:"args,omitempty"`  // words added to its command line in every boot
+	Force bool     `json:"force,omitempty"` // replace one that is there
 }
 
 // ImagePullRequest asks for an image of the catalog or of a registry.

@@ -6,12 +6,14 @@ import "time"
 type Kernel struct {
 	Name          string    `json:"name"`
 	Distro        string    `json:"distro"`
-	Arch          string    `json:"arch"`           // as uname -m: x86_64, aarch64
-	KernelVersion string    `json:"kernel_version"` // as uname -r
-	SHA256        string    `json:"sha256"`         // of vmlinux, hex
-	Source        string    `json:"source"`         // where it came from, for instance deb:linux-image-6.1.0-56-cloud-amd64=6.1.192-2
+	Arch          string    `json:"arch"`             // as uname -m: x86_64, aarch64
+	KernelVersion string    `json:"kernel_version"`   // as uname -r
+	SHA256        string    `json:"sha256"`           // of vmlinux, hex
+	Source        string    `json:"source"`           // where it came from, for instance deb:linux-image-6.1.0-56-cloud-amd64=6.1.192-2
+	Digest        string    `json:"digest,omitempty"` // of what the source gave (a bundle, an image's manifest), sha256:HEX
 	ImportedAt    time.Time `json:"imported_at"`
-	Size          int64     `json:"size"` // bytes of vmlinux, initrd and modules together
+	Size          int64     `json:"size"`           // bytes of vmlinux, initrd and modules together
+	Args          []string  `json:"args,omitempty"` // words added to the kernel's command line
 	// Features says for each driver that banger cares about whether it is
 	// "builtin" or a "module"; a driver that is missing has no entry.
 	Features map[string]string `json:"features"`
@@ -19,11 +21,13 @@ type Kernel struct {
 	Problem string `json:"problem,omitempty"`
 }
 
-// KernelOffer is one entry of the kernel catalog.
+// KernelOffer is one entry of the kernel catalogs.
 type KernelOffer struct {
-	Name        string `json:"name"`
-	Distro      string `json:"distro"`
-	Arch        string `json:"arch"`
-	Description string `json:"description"`
-	State       string `json:"state"` // available or pulled
+	Name          string `json:"name"`
+	Distro        string `json:"distro"`
+	Arch          string `json:"arch"`
+	KernelVersion string `json:"kernel_version,omitempty"` // empty: whatever its source has
+	Size          int64  `json:"size,omitempty"`           // bytes to download, 0 if not known
+	Description   string `json:"description"`
+	State         string `json:"state"` // available, pulled, or outdated: the catalog has another than the one that is here
 }

@@ -15,6 +15,7 @@ import (
 
 	"banger"
 	"banger/internal/api"
+	"banger/internal/kernelcat"
 	"banger/internal/state"
 	"banger/internal/vmm"
 )
@@ -29,7 +30,7 @@ type Daemon struct {
 	Driver  vmm.Driver
 	Log     *slog.Logger
 
-	kernels state.Store[banger.Kernel]
+	kernels kernelcat.Local
 	images  state.Store[banger.Image]
 	disks   state.Store[banger.VM]
 
@@ -76,8 +77,7 @@ func (d *Daemon) Open(ctx context.Context) (err error) {
 	d.calls, d.stop = context.WithCancelCause(ctx)
 	d.life, d.end = context.WithCancelCause(context.WithoutCancel(ctx))
 	d.vms, d.names = map[string]*vm{}, map[string]bool{}
-	d.kernels = state.Store[banger.Kernel]{Dir: d.Layout.Kernels(), File: state.ManifestFile, Noun: "kernel",
-		Broken: func(name, problem string) banger.Kernel { return banger.Kernel{Name: name, Problem: problem} }}
+	d.kernels = kernelcat.OpenLocal(d.Layout.Kernels())
 	d.images = state.Store[banger.Image]{Dir: d.Layout.Images(), File: state.ManifestFile, Noun: "image",
 		Broken: func(name, problem string) banger.Image { return banger.Image{Name: name, Problem: problem} }}
 	d.disks = state.Store[banger.VM]{Dir: d.Layout.VMs(), File: state.VMFile, Noun: "vm",

@@ -257,3 +257,10 @@ func (d *Daemon) ensureImage(ctx context.Context, ref string, p progress) (bange
 	}
 	return im, err
 }
+
+func offerState(pulled bool) string {
+	if pulled {
+		return "pulled"
+	}
+	return "available"
+}

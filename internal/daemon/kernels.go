@@ -1,12 +1,11 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
-	"time"
 
 	"banger"
 	"banger/internal/kernelcat"
@@ -29,51 +28,80 @@ func (d *Daemon) kernelCatalog(context.Context, none) ([]banger.KernelOffer, err
 	}
 	offers := []banger.KernelOffer{}
 	for _, e := range cat.Entries {
-		offers = append(offers, banger.KernelOffer{Name: e.Name, Distro: e.Distro, Arch: e.Arch,
-			Description: e.Description, State: offerState(d.kernels.Has(e.Name))})
+		offer := banger.KernelOffer{Name: e.Name, Distro: e.Distro, Arch: e.Arch, KernelVersion: e.KernelVersion,
+			Size: e.SizeBytes, Description: e.Description, State: "available"}
+		if d.kernels.Has(e.Name) {
+			offer.State = "pulled"
+			if k, err := d.kernels.Get(e.Name); err == nil && e.Outdated(k) {
+				offer.State = "outdated"
+			}
+		}
+		offers = append(offers, offer)
 	}
 	return offers, nil
 }
 
-func offerState(pulled bool) string {
-	if pulled {
-		return "pulled"
+// kernelPull gets a kernel of the catalog, or from the source that is named.
+func (d *Daemon) kernelPull(ctx context.Context, r banger.KernelPullRequest, p progress) (banger.Kernel, error) {
+	want, sources, err := d.kernelSources(r)
+	if err != nil {
+		return banger.Kernel{}, err
 	}
-	return "available"
+	return d.addKernel(ctx, want, sources, r.Force, p)
 }
 
-// kernelPull gets a kernel of the catalog: staged as a whole, then named.
-func (d *Daemon) kernelPull(ctx context.Context, r banger.KernelPullRequest, p progress) (k banger.Kernel, err error) {
-	if err := state.ValidateName("kernel", r.Name); err != nil {
+// kernelSources finds what a pull is about: a name of the catalog, or a source.
+func (d *Daemon) kernelSources(r banger.KernelPullRequest) (kernelcat.Want, []kernelcat.Source, error) {
+	if kernelcat.IsSource(r.Name) {
+		s, err := kernelcat.ParseSource(r.Name)
+		if err != nil {
+			return kernelcat.Want{}, nil, err
+		}
+		return kernelcat.Want{Name: cmp.Or(r.As, s.DefaultName()), Args: r.Args}, []kernelcat.Source{s}, nil
+	}
+	entry, err := d.lookupKernel(r.Name)
+	if err != nil {
+		return kernelcat.Want{}, nil, err
+	}
+	sources, err := entry.PullSources()
+	want := entry.Want()
+	want.Name, want.Args = cmp.Or(r.As, want.Name), r.Args
+	return want, sources, err
+}
+
+func (d *Daemon) lookupKernel(name string) (kernelcat.CatEntry, error) {
+	cat, err := kernelcat.Builtin()
+	if err != nil {
+		return kernelcat.CatEntry{}, err
+	}
+	entry, err := cat.Lookup(name)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return entry, err
+	}
+	names := []string{}
+	for _, e := range cat.Entries {
+		names = append(names, e.Name)
+	}
+	missing := banger.Errorf(banger.NotFound, "no kernel named %q in the catalog", name)
+	if near := state.Nearest(name, names); near != "" {
+		return entry, missing.WithHint("did you mean %s?", near)
+	}
+	return entry, missing.WithHint("banger kernel ls --available")
+}
+
+// addKernel fills a new kernel from its sources: staged as a whole, then named.
+func (d *Daemon) addKernel(ctx context.Context, w kernelcat.Want, sources []kernelcat.Source, force bool, p progress) (k banger.Kernel, err error) {
+	if err := kernelcat.ValidateName(w.Name); err != nil {
 		return k, err
 	}
-	unlock, err := d.keys.Lock(ctx, "kernel/"+r.Name)
+	unlock, err := d.keys.Lock(ctx, "kernel/"+w.Name)
 	if err != nil {
 		return k, err
 	}
 	defer unlock()
-	if d.kernels.Has(r.Name) && !r.Force {
-		return k, banger.Errorf(banger.Exists, "a kernel named %q is already there", r.Name).
-			WithHint("banger kernel show %s, or get it anew: banger kernel pull --force %s", r.Name, r.Name)
-	}
-	cat, err := kernelcat.Builtin()
-	if err != nil {
-		return k, err
-	}
-	entry, err := cat.Lookup(r.Name)
-	if errors.Is(err, fs.ErrNotExist) {
-		names := []string{}
-		for _, e := range cat.Entries {
-			names = append(names, e.Name)
-		}
-		missing := banger.Errorf(banger.NotFound, "no kernel named %q in the catalog", r.Name)
-		if near := state.Nearest(r.Name, names); near != "" {
-			return k, missing.WithHint("did you mean %s?", near)
-		}
-		return k, missing.WithHint("banger kernel ls --available")
-	}
-	if err != nil {
-		return k, err
+	if d.kernels.Has(w.Name) && !force {
+		return k, banger.Errorf(banger.Exists, "a kernel named %q is already there", w.Name).
+			WithHint("banger kernel show %s, or replace it with --force", w.Name)
 	}
 	stage, err := d.kernels.Stage()
 	if err != nil {
@@ -84,15 +112,15 @@ func (d *Daemon) kernelPull(ctx context.Context, r banger.KernelPullRequest, p p
 			_ = os.RemoveAll(stage)
 		}
 	}()
-	k, err = entry.Pull(ctx, stage, kernelcat.PullOptions{TempDir: d.Layout.Scratch(), Progress: p})
+	k, err = kernelcat.Pull(ctx, stage, w, sources, kernelcat.Options{TempDir: d.Layout.Scratch(), Progress: p})
 	if err != nil {
-		return k, state.Classify(fmt.Errorf("pull kernel %q: %w", r.Name, err))
+		return k, state.Classify(err)
 	}
-	k.Name, k.ImportedAt = r.Name, time.Now().UTC().Truncate(time.Second)
-	if err = d.kernels.Commit(stage, r.Name, k, r.Force); err != nil {
+	d.at("kernel: filled")
+	if err = d.kernels.Commit(stage, w.Name, k, force); err != nil {
 		return k, err
 	}
-	d.Log.Info("kernel pulled", "kernel", k.Name, "source", k.Source)
+	d.Log.Info("kernel added", "kernel", k.Name, "source", k.Source)
 	return k, nil
 }
 

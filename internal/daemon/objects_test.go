@@ -117,12 +117,12 @@ func TestKernelPullFails(t *testing.T) {
 	before, err := h.client.KernelShow(t.Context(), "debian-6.1")
 	h.must(err)
 	_, err = h.client.KernelPull(t.Context(), banger.KernelPullRequest{Name: "debian-6.1"}, nil)
-	wantKind(t, err, banger.Exists, "already there", "banger kernel pull --force debian-6.1")
+	wantKind(t, err, banger.Exists, "already there", "banger kernel show debian-6.1, or replace it with --force")
 	bin := h.base + "/bin"
 	h.must(os.Mkdir(bin, 0o755))
 	t.Setenv("PATH", bin)
 	_, err = h.client.KernelPull(t.Context(), banger.KernelPullRequest{Name: "debian-6.1", Force: true}, nil)
-	wantKind(t, err, banger.Unavailable, "pull kernel")
+	wantKind(t, err, banger.Unavailable, "get kernel")
 	for _, name := range []string{"apt-get", "apt-cache", "dpkg-deb"} { // they hang
 		script := "#!/bin/sh\n: > " + bin + "/ran\n/bin/sleep 60\n"
 		h.must(os.WriteFile(filepath.Join(bin, name), []byte(script), 0o755))

@@ -15,12 +15,6 @@ import (
 	"banger/internal/hostcmd"
 )
 
-// debianKeyrings are where Debian and Ubuntu keep the keys of Debian's archive.
-var debianKeyrings = []string{
-	"/usr/share/keyrings/debian-archive-keyring.pgp",
-	"/usr/share/keyrings/debian-archive-keyring.gpg",
-}
-
 // debArchs maps uname -m to Debian's name of the architecture.
 var debArchs = map[string]string{"x86_64": "amd64", "aarch64": "arm64"}
 
@@ -62,45 +56,6 @@ Acquire::https::Timeout "20";
 
 // mirror is one line of apt's sources.
 type mirror struct{ uri, suite string }
-
-// defaultMirrors are Debian's own names for its archive. http, since the
-// signatures protect it and caching proxies see it.
-func defaultMirrors(suite string) []mirror {
-	return []mirror{
-		{"http://deb.debian.org/debian/", suite},
-		{"http://deb.debian.org/debian-security/", suite + "-security"},
-	}
-}
-
-// hostMirrors are the mirrors that the host's own sources have for the suite,
-// none if they do not have it or cannot be read: then the default ones serve.
-func hostMirrors(ctx context.Context, suite string) []mirror {
-	out, err := hostcmd.Output(ctx, hostcmd.Cmd{Path: "apt-get", Env: aptEnv,
-		Args: []string{"indextargets", "--no-release-info", "--format", "$(REPO_URI) $(RELEASE) $(COMPONENT)", "Created-By: Packages"}})
-	if err != nil {
-		return nil
-	}
-	var found []mirror
-	seen := make(map[mirror]bool)
-	whole := false
-	for line := range strings.SplitSeq(string(out), "\n") {
-		f := strings.Fields(line)
-		if len(f) != 3 || f[2] != "main" || strings.HasPrefix(f[0], "cdrom:") || strings.ContainsAny(f[0], "[]#") {
-			continue
-		}
-		m := mirror{f[0], f[1]}
-		if seen[m] || m.suite != suite && m.suite != suite+"-security" {
-			continue
-		}
-		seen[m] = true
-		whole = whole || m.suite == suite
-		found = append(found, m)
-	}
-	if !whole {
-		return nil
-	}
-	return found
-}
 
 // aptEnv makes apt speak English, which banger reads.
 var aptEnv = []string{"LC_ALL=C"}
@@ -195,3 +150,28 @@ func (a *apt) update(ctx context.Context) error {
 	}
 	return err
 }
+
+// lines is a writer that calls itself with each full line written to it.
+type lines struct {
+	each func(string)
+	rest string
+}
+
+func (l *lines) Write(b []byte) (int, error) {
+	l.rest += string(b)
+	for {
+		line, rest, ok := strings.Cut(l.rest, "\n")
+		if !ok {
+			break
+		}
+		l.rest = rest
+		l.each(line)
+	}
+	if len(l.rest) > maxLine {
+		l.rest = "" // no line of a program we run is that long
+	}
+	return len(b), nil
+}
+
+// maxLine bounds an unfinished line of a program's output.
+const maxLine = 64 << 10

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -40,59 +41,72 @@ func (w want) String() string {
 	return w.name + "=" + w.version
 }
 
-// fillFromDeb gets the packages of a kernel through the host's apt, installs
-// nothing, and unpacks them into b. It returns the source for the record.
-func (p *puller) fillFromDeb(ctx context.Context, d Deb, tmp string, b *bundle) (string, error) {
-	if !packageName.MatchString(d.Package) || !packageName.MatchString(d.Suite) {
-		return "", banger.Errorf(banger.Invalid, "the catalog names the package %q of %q", d.Package, d.Suite)
+// debSource is a kernel in an archive of Debian packages.
+type debSource struct {
+	pkg   string // an image package, or a meta package that depends on one
+	suite string // code name of the release; empty: that of the host
+}
+
+func parseDeb(u *url.URL) (Source, error) {
+	s := debSource{pkg: u.Host, suite: u.Query().Get("suite")}
+	if !packageName.MatchString(s.pkg) || u.Path != "" || s.suite != "" && !packageName.MatchString(s.suite) {
+		return nil, banger.Errorf(banger.Invalid, "%.200q names no package", u).
+			WithHint("want deb://PACKAGE or deb://PACKAGE?suite=SUITE, for instance deb://linux-image-cloud-amd64?suite=bookworm")
 	}
-	arch := debArchs[p.entry.Arch]
+	return s, nil
+}
+
+func (s debSource) String() string {
+	if s.suite == "" {
+		return "deb://" + s.pkg
+	}
+	return "deb://" + s.pkg + "?suite=" + s.suite
+}
+
+// DefaultName is the package's name.
+func (s debSource) DefaultName() string { return nameFrom(s.pkg) }
+
+// fill gets the packages through the host's apt and installs nothing.
+func (s debSource) fill(ctx context.Context, f *filling) (origin, error) {
+	arch := debArchs[f.arch]
 	if arch == "" {
-		return "", banger.Errorf(banger.Unsupported, "Debian packages for %s are not known to banger", p.entry.Arch)
+		return origin{}, banger.Errorf(banger.Unsupported, "Debian packages for %s are not known to banger", f.arch)
 	}
-	keyring, err := p.keyring()
+	suite, err := f.options.suite(s.suite)
 	if err != nil {
-		return "", err
+		return origin{}, err
 	}
-	p.report("find "+d.Package, 0, 0)
-	a, debs, err := findDebs(ctx, d, tmp, arch, keyring)
+	keyring, err := suite.keyring(f.options.keyrings)
 	if err != nil {
-		return "", fmt.Errorf("find %s in %s: %w", d.Package, d.Suite, err)
+		return origin{}, err
 	}
-	files, err := a.download(ctx, debs, filepath.Join(tmp, "debs"), p.report)
+	f.report("find "+s.pkg, 0, 0)
+	a, debs, err := suite.find(ctx, s.pkg, f.tmp, arch, keyring)
 	if err != nil {
-		return "", err
+		return origin{}, fmt.Errorf("find %s in %s: %w", s.pkg, suite.name, err)
 	}
-	source := ""
+	files, err := a.download(ctx, debs, filepath.Join(f.tmp, "debs"), f.report)
+	if err != nil {
+		return origin{}, err
+	}
+	from := origin{}
 	for i, d := range debs {
-		had := b.vmlinuzSize
-		if err := p.unpackDeb(ctx, d, files[i], b); err != nil {
-			return "", fmt.Errorf("unpack %s: %w", d.name, err)
+		had := f.bundle.vmlinuzSize
+		if err := unpackDeb(ctx, d, files[i], f); err != nil {
+			return origin{}, fmt.Errorf("unpack %s: %w", d.name, err)
 		}
-		if source == "" || b.vmlinuzSize > had {
-			source = "deb:" + d.name + "=" + d.version
-		}
-	}
-	return source, nil
-}
-
-// keyring is the host's copy of the archive's keys. The entry, not the host,
-// says who signs: a mirror named by the host is held to the same keys.
-func (p *puller) keyring() (string, error) {
-	for _, k := range p.keyrings {
-		if _, err := os.Stat(k); err == nil {
-			return k, nil
+		if from.source == "" || f.bundle.vmlinuzSize > had {
+			from.source = "deb:" + d.name + "=" + d.version
 		}
 	}
-	return "", banger.Errorf(banger.Unavailable, "the keys of Debian's archive are not on this host").
-		WithHint("apt-get install -y --no-install-recommends debian-archive-keyring")
+	return from, nil
 }
 
-// findDebs finds the packages of a kernel with the mirrors that the host uses
-// for the suite, and failing that with Debian's own.
-func findDebs(ctx context.Context, d Deb, tmp, arch, keyring string) (*apt, []deb, error) {
-	tries := [][]mirror{defaultMirrors(d.Suite)}
-	if host := hostMirrors(ctx, d.Suite); host != nil && !slices.Equal(host, tries[0]) {
+// find finds the packages of a kernel with the mirrors that the host uses
+// for the suite, and failing that with the distribution's own.
+func (s suite) find(ctx context.Context, pkg, tmp, arch, keyring string) (*apt, []deb, error) {
+	tries := [][]mirror{s.defaultMirrors()}
+	if host := s.hostMirrors(ctx); host != nil && !slices.Equal(host, tries[0]) {
 		tries = [][]mirror{host, tries[0]}
 	}
 	var first error
@@ -103,7 +117,7 @@ func findDebs(ctx context.Context, d Deb, tmp, arch, keyring string) (*apt, []de
 		}
 		if err = a.update(ctx); err == nil {
 			var debs []deb
-			if debs, err = a.resolve(ctx, d.Package); err == nil {
+			if debs, err = a.resolve(ctx, pkg); err == nil {
 				return a, debs, nil
 			}
 		}
@@ -238,7 +252,7 @@ func (a *apt) download(ctx context.Context, debs []deb, dir string, report func(
 }
 
 // unpackDeb streams a package's content into the bundle.
-func (p *puller) unpackDeb(ctx context.Context, d deb, file string, b *bundle) error {
+func unpackDeb(ctx context.Context, d deb, file string, f *filling) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	pr, pw := io.Pipe()
@@ -249,8 +263,8 @@ func (p *puller) unpackDeb(ctx context.Context, d deb, file string, b *bundle) e
 		pw.CloseWithError(hostcmd.Run(ctx, hostcmd.Cmd{Path: "dpkg-deb", Args: []string{"--fsys-tarfile", file}, Stdout: pw}))
 	}()
 	step := "unpack " + d.name
-	p.report(step, 0, d.installed)
-	err := b.addTar(&meter{r: pr, every: reportEvery, report: func(n int64) { p.report(step, n, max(n, d.installed)) }})
+	f.report(step, 0, d.installed)
+	err := f.bundle.addTar(&meter{r: pr, every: reportEvery, report: func(n int64) { f.report(step, n, max(n, d.installed)) }})
 	pr.CloseWithError(err)
 	cancel()
 	<-done

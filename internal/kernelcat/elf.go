@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"runtime"
 
 	"banger"
 )
@@ -166,4 +167,15 @@ func (f *elfFile) section(name string) ([]byte, error) {
 		}
 	}
 	return nil, nil
+}
+
+// HostArch is the architecture of this host, as uname -m.
+func HostArch() string {
+	switch runtime.GOARCH {
+	case "amd64":
+		return "x86_64"
+	case "arm64":
+		return "aarch64"
+	}
+	return runtime.GOARCH
 }

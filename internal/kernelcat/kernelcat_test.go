@@ -18,7 +18,7 @@ func TestBuiltin(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if e.Arch != "x86_64" || e.Distro != "debian" || len(e.Sources) != 1 || e.Sources[0].Deb == nil {
+	if e.Arch != "x86_64" || e.Distro != "debian" || len(e.Sources) != 1 || e.Sources[0].URL != "deb://linux-image-cloud-amd64?suite=bookworm" {
 		t.Errorf("entry is %+v", e)
 	}
 	_, err = c.Lookup("debian-6")
@@ -43,11 +43,11 @@ func TestParseCatalog(t *testing.T) {
 		{`{"version": 1, "entries": [{"name": "../x"}]}`, banger.Invalid},
 		{`{"version": 1, "entries": [{"name": "a"}, {"name": "a"}]}`, banger.Invalid},
 	} {
-		if _, err := parseCatalog([]byte(tt.in)); !banger.IsKind(err, tt.kind) {
+		if _, err := ParseCatalog([]byte(tt.in)); !banger.IsKind(err, tt.kind) {
 			t.Errorf("%s: %v, want kind %s", tt.in, err, tt.kind)
 		}
 	}
-	if _, err := parseCatalog([]byte(`{"version": 1, "entries": [{"name": "a", "later": 1}]}`)); err != nil {
+	if _, err := ParseCatalog([]byte(`{"version": 1, "entries": [{"name": "a", "later": 1}]}`)); err != nil {
 		t.Errorf("field of a later build: %v", err)
 	}
 }

@@ -27,6 +27,9 @@ type Store[T any] struct {
 	Noun string // for errors: kernel, image, vm
 	// Broken makes the entry that stands for a record that cannot be read.
 	Broken func(name, problem string) T
+	// Check says what is wrong with a record that could be read, and with the
+	// files beside it in dir. May be nil.
+	Check func(dir, name string, v T) error
 }
 
 // Path is the folder of name, or a file in it.
@@ -44,6 +47,9 @@ func (s Store[T]) Get(name string) (T, error) {
 	err := ReadRecord(s.Path(name, s.File), &v)
 	if errors.Is(err, fs.ErrNotExist) && !exists(s.Path(name)) {
 		return v, s.Missing(name)
+	}
+	if err == nil && s.Check != nil {
+		err = s.Check(s.Path(name), name, v)
 	}
 	if err != nil {
 		return v, banger.Errorf(banger.Conflict, "read %s %q: %w", s.Noun, name, err).

@@ -104,7 +104,7 @@ func TestAddTar(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := tree(t, dir); got != "out/modules/kernel/fs/a.ko out/modules/modules.order tmp/vmlinuz" {
+	if got := tree(t, dir); got != "out/modules/build out/modules/kernel/fs/a.ko out/modules/modules.order tmp/vmlinuz" {
 		t.Errorf("files: %s", got)
 	}
 	if b.version != v || b.vmlinuzSize != 6 || b.modulesSize != 11 || string(b.config) != "CONFIG_A=y\n" {
@@ -133,15 +133,26 @@ func TestHostileTar(t *testing.T) {
 		{"version is the parent", []entry{{"./lib/modules/../evil", 0, "x"}}, banger.Invalid, ""},
 		{"version is odd", []entry{{"./lib/modules/-v/evil", 0, "x"}}, banger.Invalid, ""},
 		{"version has a space", []entry{{"./boot/vmlinuz-6 1", 0, "x"}}, banger.Invalid, ""},
-		{"no version", []entry{{"./boot/vmlinuz-", 0, "x"}}, banger.Invalid, ""},
+		{"no version", []entry{{"./boot/vmlinuz-", 0, "x"}}, "", ""},
 		{"two versions", []entry{ok, {"./lib/modules/6.2/a.ko", 0, "x"}}, banger.Invalid, ""},
 		{"two kernels", []entry{ok, ok}, banger.Invalid, ""},
 		{"file twice", []entry{{m + "a.ko", 0, "x"}, {m + "a.ko", 0, "y"}}, banger.Invalid, "modules/a.ko"},
-		{"hard link", []entry{{m + "a.ko", tar.TypeLink, "/etc/passwd"}}, banger.Unsupported, ""},
-		{"file under a file", []entry{{m + "a", 0, "x"}, {m + "a/b.ko", 0, "x"}}, banger.Internal, "modules/a"},
+		{"hard link out", []entry{{m + "a.ko", tar.TypeLink, "/etc/passwd"}}, banger.Invalid, ""},
+		{"hard link through a link", []entry{{m + "build", tar.TypeSymlink, "/etc"}, {m + "a.ko", tar.TypeLink, m + "build/passwd"}}, banger.Invalid, "modules/build"},
+		{"hard link to a link", []entry{{m + "build", tar.TypeSymlink, "/etc/passwd"}, {m + "a.ko", tar.TypeLink, m + "build"}}, banger.Invalid, "modules/build"},
+		{"hard link to what is not there", []entry{{m + "a.ko", tar.TypeLink, m + "b.ko"}}, banger.Invalid, ""},
+		{"hard link to another kernel", []entry{{m + "a.ko", 0, "x"}, {m + "b.ko", tar.TypeLink, "./lib/modules/6.2/a.ko"}}, banger.Invalid, "modules/a.ko"},
+		{"hard link inside", []entry{{m + "a.ko", 0, "x"}, {m + "b.ko", tar.TypeLink, m + "a.ko"}}, "", "modules/a.ko modules/b.ko"},
+		{"file under a file", []entry{{m + "a", 0, "x"}, {m + "a/b.ko", 0, "x"}}, banger.Invalid, "modules/a"},
 		{"long path", []entry{{m + strings.Repeat("d/", 300) + "a.ko", 0, "x"}}, banger.Invalid, ""},
-		{"link, then a file below it", []entry{{m + "kernel", tar.TypeSymlink, "/etc"}, {m + "kernel/evil", 0, "x"}}, "", "modules/kernel/evil"},
-		{"link, then a file in its place", []entry{{m + "a.ko", tar.TypeSymlink, "../../../../evil"}, {m + "a.ko", 0, "x"}}, "", "modules/a.ko"},
+		{"link, then a file below it", []entry{{m + "kernel", tar.TypeSymlink, "/etc"}, {m + "kernel/evil", 0, "x"}}, banger.Invalid, "modules/kernel"},
+		{"link, then a file in its place", []entry{{m + "a.ko", tar.TypeSymlink, "/etc/passwd"}, {m + "a.ko", 0, "x"}}, banger.Invalid, "modules/a.ko"},
+		{"link out", []entry{{m + "a.ko", tar.TypeSymlink, "../../../../evil"}}, banger.Invalid, ""},
+		{"link one too far up", []entry{{m + "kernel/a.ko", tar.TypeSymlink, "../../b.ko"}}, banger.Invalid, ""},
+		{"link with a control byte", []entry{{m + "a.ko", tar.TypeSymlink, "/x\n"}}, banger.Invalid, ""},
+		{"link inside", []entry{{m + "kernel/a.ko", tar.TypeSymlink, "../b.ko"}}, "", "modules/kernel/a.ko"},
+		{"name with a control byte", []entry{{m + "a\x1b[2J.ko", 0, "x"}}, banger.Invalid, ""},
+		{"name that is not UTF-8", []entry{{m + "a\xff.ko", 0, "x"}}, banger.Invalid, ""},
 		{"modules is a link", []entry{{"./lib/modules/6.1", tar.TypeSymlink, "/"}, {m + "evil", 0, "x"}}, "", "modules/evil"},
 		{"kernel is a link", []entry{{"./boot/vmlinuz-6.1", tar.TypeSymlink, "/etc/passwd"}}, "", ""},
 		{"devices", []entry{{m + "null", tar.TypeChar, ""}, {m + "pipe", tar.TypeFifo, ""}}, "", ""},

@@ -129,12 +129,15 @@ func (a *archive) pull(ctx context.Context) (banger.Kernel, []string, error) {
 	}
 	a.write("keys", "")
 	var steps []string
-	p := &puller{entry: e, keyrings: []string{"/nonesuch", filepath.Join(a.dir, "keys")}, progress: func(s banger.Progress) {
+	sources, err := e.PullSources()
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	k, err := Pull(ctx, a.out, e.Want(), sources, Options{TempDir: a.tmp, keyrings: []string{"/nonesuch", filepath.Join(a.dir, "keys")}, Progress: func(s banger.Progress) {
 		if len(steps) == 0 || steps[len(steps)-1] != s.Step {
 			steps = append(steps, s.Step)
 		}
-	}}
-	k, err := p.pull(ctx, a.out, a.tmp)
+	}})
 	if files := tree(a.t, a.tmp); files != "" {
 		a.t.Errorf("working files left: %s", files)
 	}
@@ -191,7 +194,7 @@ func TestPull(t *testing.T) {
 		t.Errorf("apt was asked:\n%s", a.log())
 	}
 	// a folder that is in use is left alone
-	if _, err := (Entry{Name: "x"}).Pull(t.Context(), a.out, PullOptions{}); !banger.IsKind(err, banger.Invalid) || tree(t, a.out) == "" {
+	if _, err := Pull(t.Context(), a.out, Want{Name: "x"}, nil, Options{}); !banger.IsKind(err, banger.Invalid) || tree(t, a.out) == "" {
 		t.Errorf("full folder: %v", err)
 	}
 }
@@ -300,7 +303,7 @@ func TestPullErrors(t *testing.T) {
 				t.Fatal("no error")
 			}
 			e := banger.AsError(err)
-			if e.Kind != tt.kind || !strings.Contains(e.Msg, tt.msg) || !strings.Contains(e.Hint, tt.hint) || !strings.HasPrefix(e.Msg, "pull kernel debian-6.1: ") {
+			if e.Kind != tt.kind || !strings.Contains(e.Msg, tt.msg) || !strings.Contains(e.Hint, tt.hint) || !strings.HasPrefix(e.Msg, "get kernel debian-6.1: ") {
 				t.Errorf("got %s: %s\nhint: %s", e.Kind, e.Msg, e.Hint)
 			}
 			if errors.Is(err, syscall.ENOSPC) != (tt.kind == banger.Exhausted) {
@@ -320,8 +323,7 @@ func TestPullWithoutTools(t *testing.T) {
 	if e := banger.AsError(err); e == nil || e.Kind != banger.Unavailable || e.Hint == "" {
 		t.Errorf("without apt: %+v", e)
 	}
-	p := &puller{entry: Entry{Name: "k", Arch: "x86_64", Sources: []Source{{Deb: &Deb{Package: "p1", Suite: "s1"}}}}}
-	_, err = p.pull(t.Context(), a.out, a.tmp)
+	_, err = Pull(t.Context(), a.out, Want{Name: "k", Arch: "x86_64"}, []Source{debSource{"p1", "s1"}}, Options{TempDir: a.tmp, keyrings: []string{"/nonesuch"}})
 	if e := banger.AsError(err); e == nil || e.Kind != banger.Unavailable || !strings.Contains(e.Hint, "debian-archive-keyring") {
 		t.Errorf("without keys: %+v", e)
 	}

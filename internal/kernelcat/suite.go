@@ -1,0 +1,144 @@
+package kernelcat
+
+import (
+	"bufio"
+	"context"
+	"os"
+	"slices"
+	"strings"
+
+	"banger"
+	"banger/internal/hostcmd"
+)
+
+// distro is a distribution with an archive of Debian packages.
+type distro struct {
+	name     string
+	keyrings []string // where Debian and Ubuntu keep its keys, the first that exists is used
+	keyPkg   string   // the package with them
+	main     string   // URI of its archive; http, since the signatures protect it and caching proxies see it
+	pockets  []string // suffixes of the suites that its kernels are in
+	security string   // URI of the last pocket, where that is another one
+}
+
+// The distributions whose packages banger takes.
+var (
+	debian = distro{
+		name: "debian", keyPkg: "debian-archive-keyring",
+		keyrings: []string{"/usr/share/keyrings/debian-archive-keyring.pgp", "/usr/share/keyrings/debian-archive-keyring.gpg"},
+		main:     "http://deb.debian.org/debian/", security: "http://deb.debian.org/debian-security/",
+		pockets: []string{"", "-security"},
+	}
+	ubuntu = distro{
+		name: "ubuntu", keyPkg: "ubuntu-keyring",
+		keyrings: []string{"/usr/share/keyrings/ubuntu-archive-keyring.gpg"},
+		main:     "http://archive.ubuntu.com/ubuntu/", security: "http://security.ubuntu.com/ubuntu/",
+		pockets: []string{"", "-updates", "-security"},
+	}
+)
+
+// ubuntuSuites are the releases of Ubuntu that are supported today. Any other
+// suite is taken for one of Debian, unless it is that of the host.
+var ubuntuSuites = []string{"focal", "jammy", "noble", "plucky", "questing"}
+
+// suite is one release of a distribution.
+type suite struct {
+	distro
+	name string
+}
+
+// suite finds what the user means: by its name, or without one that of the host.
+func (o *Options) suite(name string) (suite, error) {
+	host := hostSuite(o.osRelease)
+	switch {
+	case name == "" && host.name == "":
+		return suite{}, banger.Errorf(banger.Invalid, "this host is neither Debian nor Ubuntu: which suite is meant is not known").
+			WithHint("name it, for instance deb://linux-image-cloud-amd64?suite=bookworm")
+	case name == "" || name == host.name:
+		return host, nil
+	case slices.Contains(ubuntuSuites, name):
+		return suite{ubuntu, name}, nil
+	}
+	return suite{debian, name}, nil
+}
+
+// hostSuite is the suite that the host's packages come from, as far as its
+// os-release(5) says; a distribution derived from Ubuntu names Ubuntu's.
+func hostSuite(osRelease string) suite {
+	f, err := os.Open(osRelease)
+	if err != nil {
+		return suite{}
+	}
+	defer f.Close()
+	vars := map[string]string{}
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		if name, value, ok := strings.Cut(lines.Text(), "="); ok {
+			vars[name] = strings.Trim(value, `"'`)
+		}
+	}
+	switch name := vars["UBUNTU_CODENAME"]; {
+	case packageName.MatchString(name):
+		return suite{ubuntu, name}
+	case vars["ID"] == "debian" && packageName.MatchString(vars["VERSION_CODENAME"]):
+		return suite{debian, vars["VERSION_CODENAME"]}
+	}
+	return suite{}
+}
+
+// keyring is the host's copy of the archive's keys. The suite, not the host,
+// says who signs: a mirror named by the host is held to the same keys.
+func (s suite) keyring(instead []string) (string, error) {
+	keyrings := s.keyrings
+	if instead != nil {
+		keyrings = instead
+	}
+	for _, k := range keyrings {
+		if _, err := os.Stat(k); err == nil {
+			return k, nil
+		}
+	}
+	return "", banger.Errorf(banger.Unavailable, "the keys of %s's archive are not on this host", s.distro.name).
+		WithHint("apt-get install -y --no-install-recommends %s", s.keyPkg)
+}
+
+// defaultMirrors are the distribution's own names for its archive.
+func (s suite) defaultMirrors() []mirror {
+	var all []mirror
+	for _, pocket := range s.pockets {
+		m := mirror{s.main, s.name + pocket}
+		if pocket == "-security" {
+			m.uri = s.security
+		}
+		all = append(all, m)
+	}
+	return all
+}
+
+// hostMirrors are the mirrors that the host's own sources have for the suite,
+// none if they do not have it or cannot be read: then the default ones serve.
+func (s suite) hostMirrors(ctx context.Context) []mirror {
+	out, err := hostcmd.Output(ctx, hostcmd.Cmd{Path: "apt-get", Env: aptEnv,
+		Args: []string{"indextargets", "--no-release-info", "--format", "$(REPO_URI) $(RELEASE) $(COMPONENT)", "Created-By: Packages"}})
+	if err != nil {
+		return nil
+	}
+	var found []mirror
+	whole := false
+	for line := range strings.SplitSeq(string(out), "\n") {
+		f := strings.Fields(line)
+		if len(f) != 3 || f[2] != "main" || strings.HasPrefix(f[0], "cdrom:") || strings.ContainsAny(f[0], "[]#") {
+			continue
+		}
+		m := mirror{f[0], f[1]}
+		pocket, ok := strings.CutPrefix(m.suite, s.name)
+		if !ok || !slices.Contains(s.pockets, pocket) || slices.Contains(found, m) {
+			continue
+		}
+		whole = whole || pocket == ""
+		found = append(found, m)
+	}
+	if !whole {
+		return nil
+	}
+	return found
+}
