@@ -11,23 +11,52 @@ import (
 	"banger"
 )
 
-// allocator hands out runs of blocks, upwards from the block descriptors.
+// allocator hands out runs of blocks, upwards from the block descriptors and
+// around their copies.
 type allocator struct {
 	mu   sync.Mutex
 	next int64
 	max  int64
+	head int64 // blocks that are kept free for the copies, where a group has them
 }
 
 // take gives n blocks in one run.
 func (a *allocator) take(n int64) (int64, error) {
+	start, _, err := a.takeSome(n, n)
+	return start, err
+}
+
+// takeSome gives at least min and at most want blocks in one run.
+func (a *allocator) takeSome(min, want int64) (start, n int64, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if n > a.max-a.next {
-		return 0, invalid("the image is larger than %d bytes", a.max*blockSize)
+	start = a.next
+	for a.end(start)-start < min {
+		if start = a.end(start) + a.head; start >= a.max {
+			return 0, 0, invalid("the image is larger than %d bytes", a.max*blockSize)
+		}
 	}
-	b := a.next
-	a.next += n
-	return b, nil
+	n = a.end(start) - start
+	if n > want {
+		n = want
+	}
+	a.next = start + n
+	return start, n, nil
+}
+
+// end is how far a run from b can reach: to the next copies, or all the way. It
+// is not above b where b is in the place of copies.
+func (a *allocator) end(b int64) int64 {
+	g := b / blocksPerGroup
+	if b >= g*blocksPerGroup+a.head {
+		g++
+	}
+	for ; g*blocksPerGroup < a.max; g++ {
+		if hasCopies(g) {
+			return g * blocksPerGroup
+		}
+	}
+	return a.max
 }
 
 // extend lengthens the run that ends at end if nothing was taken after it,
@@ -35,7 +64,7 @@ func (a *allocator) take(n int64) (int64, error) {
 func (a *allocator) extend(end, n int64) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.next != end || n > a.max-end {
+	if a.next != end || n > a.end(end)-end {
 		return false
 	}
 	a.next += n

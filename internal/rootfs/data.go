@@ -66,15 +66,12 @@ func (d *dataWriter) room(n, more int64) ([]byte, error) {
 			if err := d.flush(); err != nil {
 				return nil, err
 			}
-			start, err := d.blocks.take(want)
+			// Near the limit, or before a copy of the superblock, it may be less.
+			start, got, err := d.blocks.takeSome(n, want)
 			if err != nil {
-				// Near the limit a smaller run may still be there.
-				if start, err = d.blocks.take(n); err != nil {
-					return nil, err
-				}
-				want = n
+				return nil, err
 			}
-			d.next, d.end = start, start+want
+			d.next, d.end = start, start+got
 		} else {
 			d.end += want
 		}

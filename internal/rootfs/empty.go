@@ -80,11 +80,15 @@ func (d *disk) setGroups() {
 // hasBackup tells whether a group starts with a copy of the superblock and the
 // descriptors: blockgroup.rst, "sparse_super".
 func (d *disk) hasBackup(g int64) bool {
+	return g == 0 || d.backups && hasCopies(g)
+}
+
+// hasCopies tells whether a group of a file system with sparse_super starts
+// with the superblock and the descriptors, or with copies of them: 0, 1 and the
+// powers of 3, 5 and 7.
+func hasCopies(g int64) bool {
 	if g == 0 {
 		return true
-	}
-	if !d.backups {
-		return false
 	}
 	for _, base := range []int64{3, 5, 7} {
 		n := g
@@ -164,8 +168,7 @@ func (d *disk) writeFirst(uuid [16]byte, start int64) error {
 	root.extents = []extent{{0, uint32(start), 1}}
 	lost.extents = []extent{{0, uint32(start + 1), lostBlocks}}
 	root.size, lost.size = blockSize, lostBlocks*blockSize
-	journal := &inode{mode: typeRegular | 0o600, links: 1, size: d.journal * blockSize}
-	journal.extents = []extent{{0, uint32(start + 1 + lostBlocks), uint32(d.journal)}}
+	journal := newJournal(start+1+lostBlocks, d.journal)
 
 	table := make([]byte, blockSize)
 	for number, ino := range map[int]*inode{rootInode: root, journalInode: journal, firstInode: lost} {
@@ -189,6 +192,12 @@ func (d *disk) writeFirst(uuid [16]byte, start int64) error {
 		return err
 	}
 	return d.meta.put(start+1+lostBlocks, journalSuperblock(d.journal, uuid))
+}
+
+// newJournal is the inode of a journal of so many blocks in one run.
+func newJournal(start, blocks int64) *inode {
+	return &inode{mode: typeRegular | 0o600, links: 1, size: blocks * blockSize,
+		extents: []extent{{0, uint32(start), uint32(blocks)}}}
 }
 
 // journalSuperblock starts an empty journal: journal.rst, "Super Block".
@@ -250,17 +259,23 @@ func (d *disk) writeSuper(uuid [16]byte, groups []group) error {
 		if !d.hasBackup(g) {
 			continue
 		}
-		sb.Group = uint16(g)
-		head := sb.encode()
-		if g == 0 {
-			head = append(make([]byte, 1024), head...) // room for a boot loader
-		}
-		if err := d.meta.put(g*blocksPerGroup, head); err != nil {
-			return err
-		}
-		if err := d.meta.put(g*blocksPerGroup+1, table); err != nil {
+		if err := putHead(&d.meta, g, sb, table); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// putHead writes the superblock and the descriptors of all groups, or the
+// copies of them in group g.
+func putHead(meta *blockWriter, g int64, sb superblock, table []byte) error {
+	sb.Group = uint16(g)
+	head := sb.encode()
+	if g == 0 {
+		head = append(make([]byte, 1024), head...) // room for a boot loader
+	}
+	if err := meta.put(g*blocksPerGroup, head); err != nil {
+		return err
+	}
+	return meta.put(g*blocksPerGroup+1, table)
 }

@@ -22,17 +22,19 @@ const (
 	firstInode     = 11
 )
 
-// writer makes a read-only image. From its start:
+// writer makes an image. From its start:
 //
-//	superblock | group descriptors | file contents | directories |
+//	superblock | group descriptors | file contents | directories | journal |
 //	extents, long symlinks, attributes | inode tables | bitmaps
 //
 // flex_bg lets the tables and bitmaps of all groups stand together at the end,
-// where their number is known, and sparse_super2 without backups leaves no
-// superblock copies in the way of contents.
+// where their number is known. Contents go around the copies of the superblock
+// that sparse_super has at fixed places: sparse_super2 could do without them,
+// but Linux grows no file system that has it.
 type writer struct {
 	file   *os.File
 	limits Limits
+	grows  bool // it is also made to be copied, grown and written to
 	blocks allocator
 	used   bitmap
 	meta   blockWriter
@@ -51,7 +53,7 @@ type placement struct {
 func newWriter(f *os.File, l Limits) *writer {
 	w := &writer{file: f, limits: l, sum: sha256.New()}
 	start := 1 + descriptorBlocks(l.maxGroups())
-	w.blocks = allocator{next: start, max: max(start, l.maxBlocks())}
+	w.blocks = allocator{next: start, max: max(start, l.maxBlocks()), head: start}
 	w.meta.w = f
 	return w
 }
@@ -71,6 +73,11 @@ func (w *writer) finish(ctx context.Context, root *node) error {
 			return context.Cause(ctx)
 		}
 		if err := w.placeDir(n); err != nil {
+			return err
+		}
+	}
+	if w.grows {
+		if err := w.addJournal(); err != nil {
 			return err
 		}
 	}
@@ -145,6 +152,24 @@ func (w *writer) placeDir(n *node) error {
 	}
 	n.ino.size = int64(len(data))
 	n.ino.extents = []extent{{0, uint32(block), uint32(len(data) / blockSize)}}
+	return nil
+}
+
+// What an image has besides its contents so that a copy of it can be written to
+// and grown: room in it costs addresses, not space. Once it is grown it cannot
+// get more inodes per group; the number is that of mke2fs.
+const (
+	imageJournal     = 4 << 10 // blocks: 16 MiB
+	imageGroupInodes = blocksPerGroup * blockSize / bytesPerInode
+)
+
+// addJournal reserves the blocks of an empty journal.
+func (w *writer) addJournal() error {
+	block, err := w.blocks.take(imageJournal)
+	if err != nil {
+		return err
+	}
+	w.inodes[journalInode-1] = newJournal(block, imageJournal)
 	return nil
 }
 

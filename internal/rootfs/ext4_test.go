@@ -8,6 +8,8 @@ import (
 	"maps"
 	"math/rand/v2"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -340,13 +342,84 @@ func TestSuperblock(t *testing.T) {
 
 // TestLayout looks at images whose groups are set by blocks, and by inodes.
 func TestLayout(t *testing.T) {
-	for _, c := range []struct{ end, inodes, groups int64 }{
-		{10, 20, 1}, {32700, 20, 1}, {32765, 20, 2}, {32768 * 4, 1000, 5}, {100, 32768, 1}, {100, 32769, 2}, {70000, 4_000_000, 123},
+	for _, c := range []struct{ end, inodes, perGroup, groups int64 }{
+		{10, 20, 0, 1}, {32700, 20, 0, 1}, {32765, 20, 0, 2}, {32768 * 4, 1000, 0, 5}, {100, 32768, 0, 1}, {100, 32769, 0, 2}, {70000, 4_000_000, 0, 123},
+		{10, 20, 8192, 1}, {32300, 20, 8192, 2}, {32768 * 3, 20_000, 8192, 4}, {32768*3 - 500, 9000, 8192, 4}, {70000, 4_000_000, 8192, 123},
 	} {
-		l := newLayout(c.end, c.inodes)
-		if l.groups != c.groups || l.groupInodes*l.groups < c.inodes || l.groupInodes > blocksPerGroup ||
-			(l.blocks+blocksPerGroup-1)/blocksPerGroup != l.groups || l.blocks < l.bitmaps+2*l.groups {
-			t.Errorf("newLayout(%d, %d) = %+v", c.end, c.inodes, l)
+		const head = 8
+		l := newLayout(c.end, c.inodes, c.perGroup, head)
+		if l.groups != c.groups || l.groupInodes*l.groups < c.inodes || l.groupInodes > blocksPerGroup || l.groupInodes < c.perGroup ||
+			(l.blocks+blocksPerGroup-1)/blocksPerGroup != l.groups || l.blocks < l.bitmaps[l.groups-1]+2 {
+			t.Errorf("newLayout(%d, %d, %d) = %+v", c.end, c.inodes, c.perGroup, l)
+		}
+		for i, start := range append(slices.Clone(l.tables), l.bitmaps...) {
+			end := start + 2
+			if i < len(l.tables) {
+				end = start + l.groupInodes/inodesPerBlock
+			}
+			if start < c.end || end > l.blocks || overCopies(start, end-start, head) {
+				t.Errorf("newLayout(%d, %d, %d) puts blocks %d to %d there", c.end, c.inodes, c.perGroup, start, end)
+			}
+		}
+	}
+}
+
+// overCopies reports whether a run takes a block of the copies.
+func overCopies(start, n, head int64) bool {
+	for b := start; b < start+n; b++ {
+		if g := b / blocksPerGroup; hasCopies(g) && b < g*blocksPerGroup+head {
+			return true
+		}
+	}
+	return false
+}
+
+// TestCopies writes contents and metadata wherever a copy of the superblock is in the way.
+func TestCopies(t *testing.T) {
+	t.Parallel()
+	for group, next := range map[int64]int64{1: 3, 3: 5, 9: 25, 25: 27} {
+		path := filepath.Join(t.TempDir(), fmt.Sprint(group))
+		data := bytes.Repeat([]byte("contents of a file "), 100_000)
+		err := create(path, 0o644, func(f *os.File) error {
+			w := newWriter(f, Limits{}.withDefaults())
+			w.grows = true
+			w.blocks.next = group*blocksPerGroup - 3*unit/blockSize - 1
+			d := w.newData()
+			extents, err := d.add(int64(len(data)), bytes.NewReader(data))
+			if err != nil {
+				return err
+			}
+			if err := d.close(); err != nil {
+				return err
+			}
+			for _, e := range extents {
+				if overCopies(int64(e.physical), int64(e.count), w.blocks.head) {
+					t.Errorf("group %d: extent %+v lies over the copies", group, e)
+				}
+			}
+			if len(extents) != 2 {
+				t.Errorf("group %d: the file has extents %+v", group, extents)
+			}
+			w.blocks.next = next*blocksPerGroup - 1
+			root := &node{ino: newDir()}
+			root.set("file", &node{ino: &inode{mode: typeRegular | 0o644, size: int64(len(data)), extents: extents}})
+			for i := range 3000 { // a directory of more than a block
+				root.set(fmt.Sprintf("%0200d", i), &node{ino: &inode{mode: typeRegular | 0o644}})
+			}
+			return w.finish(t.Context(), root)
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		fsck(t, path)
+		if f := openImage(t, path).files()["file"]; !bytes.Equal(f.data, data) {
+			t.Errorf("group %d: the file reads otherwise", group)
+		}
+		// The copies are what a repair starts from.
+		out, err := exec.Command(tool(t, "dumpe2fs"), "-h", "-o", fmt.Sprintf("superblock=%d", group*blocksPerGroup),
+			"-o", fmt.Sprintf("blocksize=%d", blockSize), path).CombinedOutput()
+		if err != nil {
+			t.Errorf("group %d: read the copy: %v\n%s", group, err, out)
 		}
 	}
 }

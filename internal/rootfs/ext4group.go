@@ -3,38 +3,54 @@ package rootfs
 import (
 	"context"
 	"errors"
-	"io"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 )
 
-// layout is how a read-only image is cut into groups.
+// layout is how an image is cut into groups.
 type layout struct {
 	groups      int64
 	groupInodes int64
-	table       int64 // first block of the inode tables
-	bitmaps     int64 // first block of the bitmaps: blocks, inodes, of each group
-	blocks      int64 // of the whole image
+	tables      []int64 // first block of each group's inode table
+	bitmaps     []int64 // and of its bitmaps: blocks, then inodes
+	blocks      int64   // of the whole image
 }
 
 // newLayout finds the fewest groups that cover end blocks of contents, the
-// inodes, and the tables and bitmaps of the groups themselves.
-func newLayout(end, inodes int64) layout {
+// inodes, at least perGroup of them in each group, and the tables and bitmaps
+// of the groups themselves. head is as in the allocator.
+func newLayout(end, inodes, perGroup, head int64) layout {
 	l := layout{groups: max(1, end/blocksPerGroup)}
 	for ; ; l.groups++ {
-		perGroup := (inodes + l.groups - 1) / l.groups
+		perGroup := max(perGroup, (inodes+l.groups-1)/l.groups)
 		l.groupInodes = (perGroup + inodesPerBlock - 1) / inodesPerBlock * inodesPerBlock
-		l.table = end
-		l.bitmaps = end + l.groups*l.groupInodes/inodesPerBlock
-		l.blocks = l.bitmaps + 2*l.groups
-		if l.groupInodes <= blocksPerGroup && l.blocks <= l.groups*blocksPerGroup {
-			break
+		if l.groupInodes > blocksPerGroup {
+			continue
+		}
+		blocks := allocator{next: end, max: l.groups * blocksPerGroup, head: head}
+		if l.tables = blocks.takeEach(l.groups, l.groupInodes/inodesPerBlock); l.tables == nil {
+			continue
+		}
+		if l.bitmaps = blocks.takeEach(l.groups, 2); l.bitmaps == nil {
+			continue
+		}
+		// An image of little but inodes has groups that nothing else fills.
+		l.blocks = max(blocks.next, (l.groups-1)*blocksPerGroup+minLastGroup)
+		return l
+	}
+}
+
+// takeEach takes n blocks for each group, or gives nil where that is too much.
+func (a *allocator) takeEach(groups, n int64) []int64 {
+	list := make([]int64, groups)
+	for i := range list {
+		var err error
+		if list[i], err = a.take(n); err != nil {
+			return nil
 		}
 	}
-	// An image of little but inodes has groups that nothing else fills.
-	l.blocks = max(l.blocks, (l.groups-1)*blocksPerGroup+minLastGroup)
-	return l
+	return list
 }
 
 // minLastGroup is a size for the last group that every tool accepts.
@@ -43,7 +59,12 @@ const minLastGroup = 64
 // writeGroups writes the inodes, the bitmaps, the descriptors and the
 // superblock, and gives the file its length.
 func (w *writer) writeGroups(ctx context.Context) error {
-	l := newLayout(w.blocks.next, int64(len(w.inodes)))
+	var perGroup int64
+	if w.grows {
+		perGroup = imageGroupInodes
+	}
+	end := w.blocks.next
+	l := newLayout(end, int64(len(w.inodes)), perGroup, w.blocks.head)
 	if l.blocks >= 1<<32 {
 		return invalid("the image is larger than 16 TiB")
 	}
@@ -54,16 +75,30 @@ func (w *writer) writeGroups(ctx context.Context) error {
 	copy(uuid[:], w.sum.Sum(nil))
 	stampUUID(&uuid, 8)
 
-	w.used.mark(0, 1+descriptorBlocks(l.groups))
-	w.used.mark(l.table, l.bitmaps+2*l.groups-l.table)
+	for g := range l.groups {
+		if hasCopies(g) {
+			w.used.mark(g*blocksPerGroup, 1+descriptorBlocks(l.groups))
+		}
+		w.used.mark(l.tables[g], l.groupInodes/inodesPerBlock)
+		w.used.mark(l.bitmaps[g], 2)
+	}
 	groups, err := w.writeBitmaps(l)
 	if err != nil {
 		return err
 	}
 	sb := newSuperblock(uuid)
-	sb.Compat = compatXattr | compatSparse2
+	sb.Compat = compatXattr | compatDirIndex
+	sb.ROCompat |= roSparse
 	sb.Incompat |= incompatFlexBG
-	sb.LogFlexGroups = 31 // one flexible group for all
+	sb.LogFlexGroups = 4 // as mke2fs: Linux grows a file system by so many groups at a time
+	if w.grows {
+		sb.Compat |= compatJournal
+		sb.JournalInode = journalInode
+		start := int64(w.inodes[journalInode-1].extents[0].physical)
+		if err := w.meta.put(start, journalSuperblock(imageJournal, uuid)); err != nil {
+			return err
+		}
+	}
 	sb.Blocks = uint32(l.blocks)
 	sb.Inodes = uint32(l.groups * l.groupInodes)
 	sb.GroupInodes = uint32(l.groupInodes)
@@ -71,12 +106,14 @@ func (w *writer) writeGroups(ctx context.Context) error {
 		sb.FreeBlocks += uint32(g.freeBlocks)
 		sb.FreeInodes += uint32(g.freeInodes)
 	}
-	head := append(make([]byte, 1024), sb.encode()...)
-	if err := w.meta.put(0, head); err != nil {
-		return err
-	}
-	if err := w.meta.put(1, encodeGroups(groups, uuid)); err != nil {
-		return err
+	table := encodeGroups(groups, uuid)
+	for g := range l.groups {
+		if !hasCopies(g) {
+			continue
+		}
+		if err := putHead(&w.meta, g, sb, table); err != nil {
+			return err
+		}
 	}
 	if err := w.meta.flush(); err != nil {
 		return err
@@ -84,12 +121,11 @@ func (w *writer) writeGroups(ctx context.Context) error {
 	if err := w.file.Truncate(l.blocks * blockSize); err != nil {
 		return diskError(err)
 	}
-	return w.punch(ctx, 1+descriptorBlocks(l.groups), l.table)
+	return w.punch(ctx, 1+descriptorBlocks(l.groups), end)
 }
 
-// writeInodes writes the inode tables, which follow each other.
+// writeInodes writes the part of the inode tables that is in use.
 func (w *writer) writeInodes(ctx context.Context, l layout) error {
-	out := io.MultiWriter(w.sum, &tableWriter{meta: &w.meta, next: l.table})
 	block := make([]byte, blockSize)
 	for i := 0; i < len(w.inodes); i += inodesPerBlock {
 		if ctx.Err() != nil {
@@ -101,23 +137,13 @@ func (w *writer) writeInodes(ctx context.Context, l layout) error {
 				ino.encode(block[j*inodeSize : (j+1)*inodeSize])
 			}
 		}
-		if _, err := out.Write(block); err != nil {
+		_, _ = w.sum.Write(block)
+		at := l.tables[int64(i)/l.groupInodes] + int64(i)%l.groupInodes/inodesPerBlock
+		if err := w.meta.put(at, block); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-// tableWriter puts blocks one after the other.
-type tableWriter struct {
-	meta *blockWriter
-	next int64
-}
-
-func (t *tableWriter) Write(p []byte) (int, error) {
-	err := t.meta.put(t.next, p)
-	t.next += int64(len(p)) / blockSize
-	return len(p), err
 }
 
 // writeBitmaps writes the bitmaps of all groups: bitmaps.rst. Bits beyond the
@@ -131,9 +157,9 @@ func (w *writer) writeBitmaps(l layout) ([]group, error) {
 	for i := range groups {
 		n := int64(i)
 		g := &groups[i]
-		g.blockBitmap = l.bitmaps + 2*n
+		g.blockBitmap = l.bitmaps[i]
 		g.inodeBitmap = g.blockBitmap + 1
-		g.inodeTable = l.table + n*l.groupInodes/inodesPerBlock
+		g.inodeTable = l.tables[i]
 		g.flags = groupInodesZeroed
 		blocks := w.used[n*blockSize : (n+1)*blockSize]
 		g.freeBlocks = blocks.zeros()

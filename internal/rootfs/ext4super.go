@@ -25,6 +25,8 @@ const (
 	roAll       = roLargeFile | roHugeFile | roGroupSum | roDirLinks | roExtraSize
 )
 
+const superMagic = 0xEF53
+
 // superblock is the start of struct ext4_super_block; what follows is zero.
 type superblock struct {
 	Inodes         uint32
@@ -93,7 +95,7 @@ func newSuperblock(uuid [16]byte) superblock {
 		LogBlockSize: 2, LogClusterSize: 2, // 1024 << 2
 		GroupBlocks: blocksPerGroup, GroupClusters: blocksPerGroup,
 		MaxMountCount: 0xffff, // never check because of a count
-		Magic:         0xEF53,
+		Magic:         superMagic,
 		State:         1, // unmounted cleanly
 		Errors:        1, // continue
 		Revision:      1,

@@ -45,7 +45,7 @@ func (l Limits) withDefaults() Limits {
 }
 
 // maxBlocks is how far an image may reach: its contents, and an eighth and
-// 64 MiB more for directories, extents and other metadata.
+// 64 MiB more for directories, extents, the journal and other metadata.
 func (l Limits) maxBlocks() int64 {
 	return min((l.Bytes+l.Bytes/8+64<<20)/blockSize, 1<<32-1)
 }
@@ -54,7 +54,8 @@ func (l Limits) maxBlocks() int64 {
 func (l Limits) maxGroups() int64 {
 	inodes := int64(l.Entries) + firstInode
 	blocks := l.maxBlocks() + inodes*inodeSize/blockSize
-	return max(blocks, inodes)/blocksPerGroup + inodes/blocksPerGroup + 2
+	// What the groups take for themselves is less than a sixteenth of them.
+	return (max(blocks, inodes)/blocksPerGroup+inodes/blocksPerGroup)*16/15 + 4
 }
 
 // shown is a name of a layer for an error: such a name can be a megabyte long.

@@ -45,10 +45,12 @@ type Stats struct {
 	Allocated int64 // bytes that the image takes on the host's disk
 }
 
-// Build merges the layers into a new read-only ext4 image at path, which must
-// not exist. The image is as large as its contents, has no journal and is on
-// the disk when Build returns; after an error or a cancel there is no file.
-// With one worker the same layers and limits give the same bytes.
+// Build merges the layers into a new ext4 image at path, a read-only file which
+// must not exist. It takes as much space as its contents. A copy of it can be
+// mounted read-write: there is an empty journal, and once the copy is longer
+// Linux grows it while it is mounted (resize2fs does so too). The image is on
+// the disk when Build returns; after an error or a cancel there is no file. With
+// one worker the same layers and limits give the same bytes.
 //
 // Errors are *banger.Error: Invalid for contents that are refused, Exhausted
 // when the disk is full, Exists, Canceled, and those of the layers' readers.
@@ -96,6 +98,7 @@ func merge(ctx context.Context, f *os.File, layers []Layer, o Options) (*writer,
 		o.Workers = 2
 	}
 	w := newWriter(f, limits)
+	w.grows = true
 	b := &builder{ctx: ctx, layers: layers, options: o, writer: w, budget: newBudget(limits)}
 	entries, err := b.readAll()
 	if err != nil {
