@@ -20,7 +20,7 @@ import (
 const partial = ".partial-"
 
 // staleAfter is the age at which a partial blob belongs to a pull that was
-// killed: a live one writes, or fails by stallTimeout. If it is wrong, because
+// killed: a live one writes, or stalls and fails. If it is wrong, because
 // the machine slept, the pull goes on and only its blob is not cached.
 const staleAfter = time.Hour
 

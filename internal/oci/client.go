@@ -17,10 +17,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 
 	"banger"
+	"banger/internal/fetch"
 )
-
-// tries is how often one request is made before a transient fault counts.
-const tries = 3
 
 // connectTimeout bounds ping and login together, whatever the registry does
 // with the two: go-containerregistry drains the ping's body without a limit.
@@ -28,42 +26,36 @@ const connectTimeout = 30 * time.Second
 
 // client reads one repository.
 type client struct {
-	ref     reference
-	base    *http.Transport
-	http    *http.Client
-	cache   string // blob directory, may be empty
-	backoff time.Duration
-	meter   *meter
+	ref   reference
+	guard *fetch.Guard
+	http  *http.Client
+	cache string // blob directory, may be empty
+	retry fetch.Retry
+	meter *meter
 }
 
 // connect finds out how the registry wants to be spoken to and logs in.
 func connect(ctx context.Context, ref reference, o Options) (*client, error) {
-	if o.Stall <= 0 {
-		o.Stall = stallTimeout
-	}
-	if o.backoff <= 0 {
-		o.backoff = 500 * time.Millisecond
-	}
 	auth, err := authn.Resolve(ctx, authn.DefaultKeychain, ref.Context())
 	if err != nil {
 		return nil, banger.Errorf(banger.Invalid, "read the login for %s: %w", ref.registry(), err).
 			WithHint("check ~/.docker/config.json, or the file REGISTRY_AUTH_FILE names")
 	}
-	g := newGuard(ref.Context().RegistryStr(), o.Stall)
+	g := fetch.NewGuard(ref.Context().RegistryStr(), fetch.Policy{}, o.Stall)
 	c := &client{
-		ref: ref, base: g.base, cache: o.Cache, backoff: o.backoff,
+		ref: ref, guard: g, cache: o.Cache, retry: fetch.Retry{Pause: o.backoff},
 		meter: &meter{step: "pull " + ref.short, report: o.Progress},
 	}
-	tctx, cancel := context.WithTimeoutCause(ctx, connectTimeout, errStalled)
+	tctx, cancel := context.WithTimeoutCause(ctx, connectTimeout, fetch.ErrStalled)
 	defer cancel()
 	var rt http.RoundTripper
-	err = c.retry(tctx, func() (err error) {
+	err = c.retry.Do(tctx, func() (err error) {
 		rt, err = transport.NewWithContext(tctx, ref.Context().Registry, auth,
 			transport.NewUserAgent(g, "banger"), []string{ref.Scope(transport.PullScope)})
-		return err
+		return status(err, nil)
 	})
 	if err != nil {
-		g.base.CloseIdleConnections()
+		g.CloseIdleConnections()
 		doing := "reach registry " + ref.registry()
 		var answer *transport.Error
 		if errors.As(err, &answer) && answer.StatusCode == http.StatusNotFound {
@@ -72,30 +64,22 @@ func connect(ctx context.Context, ref reference, o Options) (*client, error) {
 		}
 		return nil, c.explain(ctx, doing, err)
 	}
-	c.http = &http.Client{Transport: rt, CheckRedirect: func(_ *http.Request, via []*http.Request) error {
-		if len(via) > maxRedirects {
-			return &refusal{fmt.Sprintf("more than %d redirects", maxRedirects)}
-		}
-		return nil
-	}}
+	c.http = &http.Client{Transport: rt, CheckRedirect: g.CheckRedirect}
 	return c, nil
 }
 
-// request asks for a manifest or a blob, from byte off on. The answer's status
-// is 200, or 206 if off was not 0.
-func (c *client) request(ctx context.Context, kind, id string, accept []string, off int64) (*http.Response, error) {
+// request asks for a manifest or a blob. The answer's status is 200, or 206 if
+// the header asks for a range.
+func (c *client) request(ctx context.Context, kind, id string, header http.Header) (*http.Response, error) {
 	repo := c.ref.Context()
 	u := url.URL{Scheme: repo.Scheme(), Host: repo.RegistryStr(), Path: "/v2/" + repo.RepositoryStr() + "/" + kind + "/" + id}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
 	if err != nil {
 		return nil, err
 	}
-	if len(accept) > 0 {
-		req.Header.Set("Accept", strings.Join(accept, ","))
-	}
+	req.Header = header
 	ok := []int{http.StatusOK}
-	if off > 0 {
-		req.Header.Set("Range", fmt.Sprintf("bytes=%d-", off))
+	if header.Get("Range") != "" {
 		ok = append(ok, http.StatusPartialContent)
 	}
 	resp, err := c.http.Do(req)
@@ -104,7 +88,7 @@ func (c *client) request(ctx context.Context, kind, id string, accept []string, 
 	}
 	if err := transport.CheckError(resp, ok...); err != nil {
 		resp.Body.Close()
-		return nil, err
+		return nil, status(err, resp.Header)
 	}
 	return resp, nil
 }
@@ -112,8 +96,12 @@ func (c *client) request(ctx context.Context, kind, id string, accept []string, 
 // document reads a whole manifest or config of at most limit bytes and returns
 // its media type and its digest.
 func (c *client) document(ctx context.Context, kind, id string, accept []string, limit int64) (body []byte, mediaType, digest string, err error) {
-	err = c.retry(ctx, func() error {
-		resp, err := c.request(ctx, kind, id, accept, 0)
+	err = c.retry.Do(ctx, func() error {
+		header := http.Header{}
+		if len(accept) > 0 {
+			header.Set("Accept", strings.Join(accept, ","))
+		}
+		resp, err := c.request(ctx, kind, id, header)
 		if err != nil {
 			return err
 		}
@@ -155,32 +143,4 @@ func wrongBytes(size int64, digest string, wantSize int64, want string) error {
 		return banger.Errorf(banger.Invalid, "the registry sent %d bytes instead of %d", size, wantSize)
 	}
 	return banger.Errorf(banger.Invalid, "the registry sent other bytes: their digest is %s, asked for was %s", shortDigest(digest), shortDigest(want))
-}
-
-// retry calls do until it succeeds, fails for good, or has failed tries times.
-func (c *client) retry(ctx context.Context, do func() error) error {
-	for try := 1; ; try++ {
-		err := do()
-		if err == nil || !transient(ctx, err) {
-			return err
-		}
-		if try == tries {
-			return fmt.Errorf("%w (tried %d times)", err, try)
-		}
-		if err := c.pause(ctx, try); err != nil {
-			return err
-		}
-	}
-}
-
-// pause waits before another try: nothing tells when a registry recovers.
-func (c *client) pause(ctx context.Context, try int) error {
-	t := time.NewTimer(c.backoff << (2 * (try - 1)))
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
 }

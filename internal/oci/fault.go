@@ -2,12 +2,9 @@ package oci
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
-	"net/url"
 	"os"
 	"strings"
 	"syscall"
@@ -16,75 +13,31 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 
 	"banger"
+	"banger/internal/fetch"
 )
 
 // maxSaid is how much of a registry's own error text is shown.
 const maxSaid = 300
 
-// transient reports whether trying again may help. Failing to connect is not:
-// an absent registry must be known within seconds, so that another source of
-// the image gets its turn. Neither is a timeout, for the same reason.
-func transient(ctx context.Context, err error) bool {
-	var (
-		own     *banger.Error
-		refused *refusal
-		answer  *transport.Error
-		op      *net.OpError
-		dns     *net.DNSError
-		cert    *tls.CertificateVerificationError
-		record  tls.RecordHeaderError
-		timeout interface{ Timeout() bool }
-	)
-	switch {
-	case ctx.Err() != nil:
-		return false
-	case errors.As(err, &own), errors.As(err, &refused), errors.As(err, &dns),
-		errors.As(err, &cert), errors.As(err, &record), errors.Is(err, http.ErrSchemeMismatch):
-		return false
-	case errors.As(err, &op) && (op.Op == "dial" || op.Op == "proxyconnect"):
-		return false
-	case errors.As(err, &answer):
-		switch answer.StatusCode {
-		case http.StatusRequestTimeout, http.StatusTooManyRequests, http.StatusInternalServerError,
-			http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
-			return true
-		}
-		return false
-	case errors.Is(err, errStalled):
-		return true
-	case errors.As(err, &timeout) && timeout.Timeout():
-		return false
+// status makes an answer of the registry one that fetch can judge. The header
+// is that of the answer, where it is known. Other errors stay as they are.
+func status(err error, header http.Header) error {
+	var answer *transport.Error
+	if !errors.As(err, &answer) {
+		return err
 	}
-	return true
+	return &fetch.StatusError{Code: answer.StatusCode, Header: header, Err: err}
 }
 
 // explain turns an error of the network or of the registry into one for the
 // user. An error that already is one only gets what was being done in front.
 func (c *client) explain(ctx context.Context, doing string, err error) error {
-	if ctx.Err() != nil {
-		return banger.Errorf(banger.Canceled, "%s: %w", doing, context.Cause(ctx))
-	}
 	var own *banger.Error
-	if errors.As(err, &own) {
-		return fmt.Errorf("%s: %w", doing, err)
-	}
 	var answer *transport.Error
-	if errors.As(err, &answer) {
+	if ctx.Err() == nil && !errors.As(err, &own) && errors.As(err, &answer) {
 		return c.answered(doing, answer)
 	}
-	var cert *tls.CertificateVerificationError
-	var refused *refusal
-	var dial *net.OpError
-	switch {
-	case errors.As(err, &cert):
-		return banger.Errorf(banger.Unavailable, "%s: %w", doing, cert).
-			WithHint("install the registry's CA certificate with update-ca-certificates")
-	case errors.As(err, &refused) && (!errors.As(err, &dial) || errors.Is(dial, refused)):
-		// Where https could not even be dialled, that is the news, not that http was refused.
-		return banger.Errorf(banger.Unavailable, "%s: %w", doing, refused)
-	}
-	return banger.Errorf(banger.Unavailable, "%s: %w", doing, bare(err)).
-		WithHint("check the registry's name and the network (a proxy is taken from HTTPS_PROXY)")
+	return fetch.Explain(ctx, doing, err)
 }
 
 // answered explains an error status of the registry.
@@ -121,16 +74,6 @@ func says(a *transport.Error) string {
 		s = strings.ToValidUTF8(s[:maxSaid], "") + "..."
 	}
 	return s
-}
-
-// bare takes the URL out of an error: a redirected one may hold a signature
-// that opens the blob to whoever reads the log.
-func bare(err error) error {
-	var u *url.Error
-	if errors.As(err, &u) {
-		return u.Err
-	}
-	return err
 }
 
 // storeError explains why a blob could not be written to the cache.

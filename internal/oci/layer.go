@@ -10,12 +10,14 @@ import (
 	"hash"
 	"io"
 	"io/fs"
+	"net/http"
 	"os"
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
 
 	"banger"
+	"banger/internal/fetch"
 )
 
 // blob reads a layer as transferred. io.EOF means that size and digest were
@@ -40,8 +42,8 @@ func (l *Layer) openBlob(ctx context.Context) (*blob, error) {
 	if !errors.Is(err, fs.ErrNotExist) {
 		return nil, l.client.explain(ctx, "read cached blob", err)
 	}
-	d := &download{ctx: ctx, client: l.client, layer: l}
-	if err := d.open(); err != nil {
+	d, err := l.download(ctx)
+	if err != nil {
 		return nil, l.client.explain(ctx, "pull "+l.client.ref.full, err)
 	}
 	if b.tee, err = createCached(l.client.cache, l.Digest); err != nil {
@@ -50,6 +52,15 @@ func (l *Layer) openBlob(ctx context.Context) (*blob, error) {
 	}
 	b.src = d
 	return b, nil
+}
+
+// download asks the registry for the blob. Its digest settles what the bytes
+// are, whatever each of the hosts that a registry sends to calls them.
+func (l *Layer) download(ctx context.Context) (*fetch.Body, error) {
+	ask := func(ctx context.Context, header http.Header) (*http.Response, error) {
+		return l.client.request(ctx, "blobs", l.Digest, header)
+	}
+	return fetch.Resume(ctx, ask, fetch.Options{Size: l.Size, Immutable: true}, l.client.retry)
 }
 
 func (b *blob) Read(p []byte) (int, error) {

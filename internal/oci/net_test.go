@@ -8,16 +8,15 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"banger"
+	"banger/internal/fetch"
 )
 
 func TestStatuses(t *testing.T) {
@@ -84,7 +83,7 @@ func TestExplain(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := &client{ref: ref}
-	refused := &refusal{"plain HTTP"}
+	refused := &fetch.Refusal{Why: "plain HTTP"}
 	dial := &net.OpError{Op: "dial", Net: "tcp", Err: syscall.ECONNREFUSED}
 	for _, e := range []struct {
 		err  error
@@ -146,52 +145,6 @@ func TestRedirects(t *testing.T) {
 	wantErr(t, err, banger.Unavailable)
 	if strings.Contains(err.Error(), "secret") {
 		t.Errorf("a signed URL is in %q", err)
-	}
-}
-
-// TestGuard plays a registry on the internet, which a test cannot run.
-func TestGuard(t *testing.T) {
-	g := newGuard("registry.example", time.Second)
-	for u, ok := range map[string]bool{
-		"https://registry.example/v2/": true, "https://cdn.example/blob": true, "https://192.0.2.1/": true,
-		"http://registry.example/v2/": false, "https://10.0.0.1/": false, "https://127.0.0.1/": false,
-		"http://127.0.0.1/": false, "https://localhost/": false, "https://[fd00:ec2::254]/": false, "ftp://x/": false,
-	} {
-		req, err := http.NewRequest(http.MethodGet, u, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := g.check(req); (err == nil) != ok {
-			t.Errorf("check(%s) = %v", u, err)
-		}
-	}
-	// A name that turns out to be an address of this machine is refused when it is dialled.
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	conn, err := g.dial(t.Context(), "tcp", strings.Replace(l.Addr().String(), "127.0.0.1", "localhost", 1))
-	var refused *refusal
-	if !errors.As(err, &refused) {
-		t.Errorf("dial of a name for loopback: %v, %v", conn, err)
-	}
-	// A refresh token does not follow a redirect.
-	first, _ := http.NewRequest(http.MethodPost, "https://auth.example/", nil)
-	next, _ := http.NewRequest(http.MethodPost, "https://elsewhere.example/", strings.NewReader("refresh_token=x"))
-	next.Response = &http.Response{Request: first}
-	if err := g.check(next); !errors.As(err, &refused) {
-		t.Errorf("redirected body: %v", err)
-	}
-	// A registry seen on the internet once keeps that reach.
-	for _, c := range []struct {
-		ip   string
-		want reach
-	}{{"10.0.0.1", private}, {"192.0.2.1", public}, {"127.0.0.1", public}} {
-		g.learn(net.TCPAddrFromAddrPort(netip.MustParseAddrPort(c.ip + ":443")))
-		if g.near != c.want {
-			t.Errorf("after %s: reach %d, want %d", c.ip, g.near, c.want)
-		}
 	}
 }
 

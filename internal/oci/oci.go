@@ -19,7 +19,6 @@ const (
 	maxCompressed   = 16 << 30 // bytes of all layers as transferred
 	maxUncompressed = 64 << 30 // bytes of one layer as unpacked
 	maxZstdWindow   = 32 << 20 // bytes of history; zstd -20 needs that much, zstd -19 a quarter
-	stallTimeout    = 30 * time.Second
 )
 
 // Options says how to resolve and pull. The zero value pulls for this host
@@ -55,7 +54,7 @@ type Image struct {
 // Close lets go of idle connections to the registry. Layers can still be
 // opened after it.
 func (im *Image) Close() error {
-	im.client.base.CloseIdleConnections()
+	im.client.guard.CloseIdleConnections()
 	return nil
 }
 
@@ -93,7 +92,7 @@ func Resolve(ctx context.Context, ref string, o Options) (*Image, error) {
 	}
 	im, err := c.resolve(ctx, want)
 	if err != nil {
-		c.base.CloseIdleConnections()
+		c.guard.CloseIdleConnections()
 		return nil, err
 	}
 	return im, nil

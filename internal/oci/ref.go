@@ -2,13 +2,13 @@ package oci
 
 import (
 	"net"
-	"net/netip"
 	"regexp"
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/name"
 
 	"banger"
+	"banger/internal/fetch"
 )
 
 // The grammars of the OCI distribution-spec v1.1 (pull) and of image-spec v1.1
@@ -115,49 +115,5 @@ func plainHTTP(registry string) bool {
 	if h, _, err := net.SplitHostPort(registry); err == nil {
 		host = h
 	}
-	return near(strings.Trim(host, "[]")) == loopback
+	return fetch.Near(strings.Trim(host, "[]")) == fetch.Loopback
 }
-
-// reach says how near to this machine an address is. A registry may send
-// banger only to places that are no nearer than itself, so that a registry on
-// the internet cannot make it ask services that trust the local network.
-type reach int32
-
-const (
-	public    reach = iota
-	private         // RFC 1918, RFC 4193, RFC 6598
-	loopback        // this machine
-	linkLocal       // where clouds keep the metadata service; unspecified and multicast too
-)
-
-// near is the reach of a host name as far as it shows without DNS.
-func near(host string) reach {
-	host = strings.ToLower(strings.TrimSuffix(host, "."))
-	if host == "localhost" || strings.HasSuffix(host, ".localhost") {
-		return loopback
-	}
-	ip, err := netip.ParseAddr(host)
-	if err != nil {
-		return public
-	}
-	return reachOf(ip)
-}
-
-// sharedSpace is RFC 6598: carrier-grade NAT, and overlay networks such as Tailscale's.
-var sharedSpace = netip.MustParsePrefix("100.64.0.0/10")
-
-func reachOf(ip netip.Addr) reach {
-	ip = ip.Unmap()
-	switch {
-	case ip.IsLoopback():
-		return loopback
-	case ip.IsLinkLocalUnicast(), ip.IsUnspecified(), ip.IsMulticast(), ip == awsMetadata6:
-		return linkLocal
-	case ip.IsPrivate(), sharedSpace.Contains(ip):
-		return private
-	}
-	return public
-}
-
-// awsMetadata6 is the metadata service in a private range instead of a link-local one.
-var awsMetadata6 = netip.MustParseAddr("fd00:ec2::254")

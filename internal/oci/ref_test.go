@@ -1,7 +1,6 @@
 package oci
 
 import (
-	"net/netip"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -64,19 +63,6 @@ func TestPlainHTTP(t *testing.T) {
 	} {
 		if got := plainHTTP(host); got != want {
 			t.Errorf("plainHTTP(%q) = %v", host, got)
-		}
-	}
-}
-
-func TestReach(t *testing.T) {
-	for addr, want := range map[string]reach{
-		"8.8.8.8": public, "2001:db8::1": public, "10.1.2.3": private, "172.16.0.1": private, "192.168.0.1": private,
-		"fd12::1": private, "100.64.0.1": private, "127.0.0.1": loopback, "127.9.9.9": loopback, "::1": loopback,
-		"169.254.169.254": linkLocal, "fe80::1": linkLocal, "fd00:ec2::254": linkLocal, "0.0.0.0": linkLocal, "::": linkLocal,
-		"::ffff:127.0.0.1": loopback, "::ffff:169.254.169.254": linkLocal, "224.0.0.1": linkLocal,
-	} {
-		if got := reachOf(netip.MustParseAddr(addr)); got != want {
-			t.Errorf("reachOf(%s) = %d, want %d", addr, got, want)
 		}
 	}
 }
