@@ -9,6 +9,7 @@ import (
 
 	"banger"
 	"banger/internal/kernelcat"
+	"banger/internal/oci"
 	"banger/internal/state"
 )
 
@@ -112,7 +113,8 @@ func (d *Daemon) addKernel(ctx context.Context, w kernelcat.Want, sources []kern
 			_ = os.RemoveAll(stage)
 		}
 	}()
-	k, err = kernelcat.Pull(ctx, stage, w, sources, kernelcat.Options{TempDir: d.Layout.Scratch(), Progress: p})
+	k, err = kernelcat.Pull(ctx, stage, w, sources, kernelcat.Options{
+		TempDir: d.Layout.Scratch(), Progress: p, OpenImage: d.openKernelImage})
 	if err != nil {
 		return k, state.Classify(err)
 	}
@@ -162,4 +164,18 @@ func (d *Daemon) ensureKernel(ctx context.Context, name string, p progress) erro
 		return nil // somebody else's pull was faster
 	}
 	return err
+}
+
+// openKernelImage finds an image in a registry for a kernel that is in it. Its
+// layers are cached like those of any image.
+func (d *Daemon) openKernelImage(ctx context.Context, ref, arch string, p func(banger.Progress)) (*kernelcat.Image, error) {
+	found, err := oci.Resolve(ctx, ref, oci.Options{Cache: d.Layout.Blobs(), Arch: arch, Progress: p})
+	if err != nil {
+		return nil, err
+	}
+	im := &kernelcat.Image{Ref: found.Ref, Digest: found.Digest, Close: found.Close}
+	for _, l := range found.Layers {
+		im.Layers = append(im.Layers, l.Open)
+	}
+	return im, nil
 }

@@ -41,6 +41,7 @@ type bundle struct {
 	modulesSize int64
 	entries     int
 	left        int64 // bytes that may still be read
+	nested      bool  // in an archive of an archive
 }
 
 func newBundle(root *os.Root, tmp string) (*bundle, error) {

@@ -71,14 +71,18 @@ var features = []struct{ name, module, config string }{
 }
 
 // Features tells for each driver that banger cares about whether the kernel
-// has it "builtin" or as a "module"; one it lacks has no entry. config is the
-// kernel's build configuration (/boot/config-*), pvh what VmlinuxInfo says.
+// has it "builtin" or as a "module"; one it lacks has no entry. A kernel without
+// modules has no modulesDir. config is the kernel's build configuration
+// (/boot/config-*), pvh what VmlinuxInfo says.
 func Features(modulesDir string, config io.Reader, pvh bool) (map[string]string, error) {
-	t, err := openModules(modulesDir)
-	if err != nil {
-		return nil, err
+	t := &moduleTree{}
+	if modulesDir != "" {
+		var err error
+		if t, err = openModules(modulesDir); err != nil {
+			return nil, err
+		}
+		defer t.root.Close()
 	}
-	defer t.root.Close()
 	options, err := readConfig(config)
 	if err != nil {
 		return nil, fmt.Errorf("read kernel configuration: %w", err)

@@ -58,10 +58,20 @@ func (f *filling) report(step string, done, total int64) {
 	}
 }
 
+// notice tells of something that the user may not have meant.
+func (f *filling) notice(format string, args ...any) {
+	if f.options.Progress != nil {
+		f.options.Progress(banger.Progress{Notice: true, Step: fmt.Sprintf(format, args...)})
+	}
+}
+
 // Options are the choices of a pull or an import; the zero value is good.
 type Options struct {
 	TempDir  string                // existing folder for about 200 MB of working files; empty: os.TempDir
 	Progress func(banger.Progress) // called from one goroutine at a time; may be nil
+	// OpenImage opens an image for a source of the form oci://REF; without it
+	// there are none.
+	OpenImage OpenImage
 
 	keyrings  []string // for tests: instead of those of the distribution
 	osRelease string   // for tests: instead of the host's
@@ -192,7 +202,11 @@ func (f *filling) finish(dir string, w Want, from origin) (Entry, error) {
 	if w.KernelVersion != "" && k.KernelVersion != w.KernelVersion {
 		return Entry{}, banger.Errorf(banger.Invalid, "%s holds kernel %s, not %s", from.source, k.KernelVersion, w.KernelVersion)
 	}
-	if k.Features, err = Features(filepath.Join(dir, modulesDir), bytes.NewReader(b.config), info.PVH); err != nil {
+	modules := ""
+	if b.modulesSize > 0 {
+		modules = filepath.Join(dir, modulesDir)
+	}
+	if k.Features, err = Features(modules, bytes.NewReader(b.config), info.PVH); err != nil {
 		return Entry{}, err
 	}
 	f.report("write to disk", 0, 0)
@@ -250,9 +264,14 @@ func (m metadata) complete(k *Entry) error {
 // ParseSource reads a source as a user writes it:
 //
 //	deb://PACKAGE[?suite=SUITE]   a package of Debian or Ubuntu
+//	oci://REF[@DIGEST]            an image of a registry that holds a kernel
 //
 // An unknown form is an Invalid error that names these.
 func ParseSource(s string) (Source, error) {
+	// A reference is no URL: its port and its tag look the same.
+	if ref, ok := strings.CutPrefix(s, ociScheme); ok && !badText(s) {
+		return parseImage(ref)
+	}
 	u, err := url.Parse(s)
 	if err != nil || badText(s) {
 		return nil, banger.Errorf(banger.Invalid, "%.200q is no source of kernels", s)
@@ -262,7 +281,7 @@ func ParseSource(s string) (Source, error) {
 		return parseDeb(u)
 	}
 	return nil, banger.Errorf(banger.Invalid, "%.200q is no source of kernels that banger knows", s).
-		WithHint("want %s", strings.Join([]string{"deb://PACKAGE"}, ", "))
+		WithHint("want %s", strings.Join([]string{"deb://PACKAGE", "oci://REF"}, ", "))
 }
 
 // IsSource reports whether s is meant as a source, not as a name of the catalog.

@@ -2,6 +2,7 @@ package kernelcat
 
 import (
 	"archive/tar"
+	"cmp"
 	"fmt"
 	"io"
 	"path"
@@ -17,27 +18,49 @@ import (
 // root, or a name that is not text, condemns the whole archive, since nobody
 // makes one by mistake.
 func (b *bundle) addTar(r io.Reader) error {
-	bounded := &boundedReader{r: r, left: &b.left}
-	t := tar.NewReader(bounded)
-	for {
+	return eachEntry(&boundedReader{r: r, left: &b.left}, func(_ int, h *tar.Header, r io.Reader) error {
+		if b.entries++; b.entries > maxEntries {
+			return banger.Errorf(banger.Invalid, "more than %d files", maxEntries)
+		}
+		return b.addEntry(h, r)
+	})
+}
+
+// eachEntry calls do for each entry of a tar archive and then reads r to its
+// end, for only that tells whether all of it was right.
+func eachEntry(r io.Reader, do func(n int, h *tar.Header, r io.Reader) error) error {
+	kept := &keepError{r: r}
+	t := tar.NewReader(kept)
+	for n := 0; ; n++ {
 		h, err := t.Next()
 		if err == io.EOF {
 			break
 		}
-		if err != nil {
+		if err = cmp.Or(kept.err, err); err != nil {
 			return asInvalid(err, "read archive")
 		}
-		if b.entries++; b.entries > maxEntries {
-			return banger.Errorf(banger.Invalid, "read archive: more than %d files", maxEntries)
-		}
-		if err := b.addEntry(h, t); err != nil {
-			return asInvalid(orExhausted(err), "unpack %.200q", h.Name)
+		if err := do(n, h, t); err != nil {
+			return asInvalid(orExhausted(cmp.Or(kept.err, err)), "unpack %.200q", h.Name)
 		}
 	}
-	if _, err := io.Copy(io.Discard, bounded); err != nil { // padding
+	if _, err := io.Copy(io.Discard, kept); err != nil { // padding
 		return asInvalid(err, "read archive")
 	}
 	return nil
+}
+
+// keepError remembers the error of a reader: archive/tar puts others in its place.
+type keepError struct {
+	r   io.Reader
+	err error
+}
+
+func (k *keepError) Read(p []byte) (int, error) {
+	n, err := k.r.Read(p)
+	if err != nil && err != io.EOF {
+		k.err = err
+	}
+	return n, err
 }
 
 func (b *bundle) addEntry(h *tar.Header, r io.Reader) error {
@@ -94,8 +117,20 @@ func (b *bundle) addPart(p part, name string, r io.Reader) error {
 		return b.setMetadata(r)
 	case module:
 		return b.addModule(p.file, r)
+	case modulesTar:
+		return b.addArchive(r)
 	}
 	return nil
+}
+
+// addArchive takes the parts out of an archive that is in an archive itself.
+func (b *bundle) addArchive(r io.Reader) error {
+	if b.nested {
+		return banger.Errorf(banger.Invalid, "an archive in an archive in an archive")
+	}
+	b.nested = true
+	defer func() { b.nested = false }()
+	return b.addTar(r)
 }
 
 // kind is what a file is to a kernel.
@@ -108,6 +143,7 @@ const (
 	config
 	meta
 	module
+	modulesTar // an archive of modules, laid out like a root
 )
 
 // part is a file of a kernel, as its path tells.
@@ -117,15 +153,24 @@ type part struct {
 	file    string // of a module: the path below the modules' folder
 }
 
-// partOf reads a path in one of the two layouts that kernels come in: that of
-// a distribution's root (boot/vmlinuz-V, boot/config-V, boot/initrd.img-V,
-// lib/modules/V/...) and that of banger's own bundles (vmlinux, initrd.img,
-// config, metadata.json, modules/...).
+// LinuxKit's names of a kernel and of the archive with its modules.
+// Format: linuxkit/kernel/Dockerfile.
+const (
+	linuxkitKernel  = "kernel"
+	linuxkitModules = "kernel.tar"
+)
+
+// partOf reads a path in one of the layouts that kernels come in: that of a
+// distribution's root (boot/vmlinuz-V, boot/config-V, boot/initrd.img-V,
+// lib/modules/V/..., in which Fedora and others have vmlinuz, config and
+// initramfs.img too), that of LinuxKit's images (kernel, kernel.tar) and that
+// of banger's own bundles (vmlinux, initrd.img, config, metadata.json, modules/...).
 func partOf(name string) part {
-	name = strings.TrimPrefix(name, "usr/")
 	switch name {
-	case vmlinuxFile:
+	case vmlinuxFile, linuxkitKernel:
 		return part{kind: kernel}
+	case linuxkitModules:
+		return part{kind: modulesTar}
 	case initrdFile:
 		return part{kind: initrd}
 	case configFile:
@@ -136,29 +181,53 @@ func partOf(name string) part {
 	if file, ok := strings.CutPrefix(name, modulesDir+"/"); ok {
 		return part{kind: module, file: file}
 	}
-	if rest, ok := strings.CutPrefix(name, "lib/modules/"); ok {
-		version, file, below := strings.Cut(rest, "/")
-		if !below {
-			return part{} // the folder itself
-		}
-		return part{kind: module, version: version, file: file}
+	if rest, ok := strings.CutPrefix(strings.TrimPrefix(name, "usr/"), "lib/modules/"); ok {
+		return modulesPart(rest)
 	}
-	dir, file := path.Split(name)
-	if dir != "boot/" {
-		return part{}
+	if dir, file := path.Split(name); dir == "boot/" {
+		return bootPart(file)
 	}
+	return part{}
+}
+
+// modulesPart reads a path below lib/modules.
+func modulesPart(name string) part {
+	version, file, below := strings.Cut(name, "/")
+	if !below {
+		return part{} // the folder itself
+	}
+	switch file {
+	case "vmlinuz":
+		return part{kind: kernel, version: version}
+	case "config":
+		return part{kind: config, version: version}
+	case "initramfs.img", "initrd":
+		return part{kind: initrd, version: version}
+	}
+	return part{kind: module, version: version, file: file}
+}
+
+// notParts are the endings of files in boot that are no kernel's: older ones
+// put aside, sums, and what debuggers read.
+var notParts = []string{".old", ".bak", ".hmac", ".sig", ".gz", ".xz", ".zst"}
+
+// bootPart reads the name of a file in boot.
+func bootPart(file string) part {
 	what, version, _ := strings.Cut(file, "-")
 	if version == "" {
 		return part{} // another name of one that has its version in its name
+	}
+	for _, end := range notParts {
+		if strings.HasSuffix(version, end) {
+			return part{}
+		}
 	}
 	switch what {
 	case "vmlinuz", "vmlinux":
 		return part{kind: kernel, version: version}
 	case "config":
 		return part{kind: config, version: version}
-	case "initrd.img":
-		return part{kind: initrd, version: version}
-	case "initramfs":
+	case "initrd.img", "initrd", "initramfs":
 		return part{kind: initrd, version: strings.TrimSuffix(version, ".img")}
 	}
 	return part{}
