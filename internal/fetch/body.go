@@ -221,19 +221,13 @@ func (b *Body) again(err error) error {
 	if !transient(b.ctx, err, b.Offset() > 0) {
 		return err
 	}
-	if b.total >= maxRequests {
-		err = fmt.Errorf("%w (after %d requests)", bare(err), b.total)
-	} else {
-		gaveUp := b.retry.again(b.ctx, b.tries, err)
-		if gaveUp == nil || b.ctx.Err() != nil {
-			return gaveUp
-		}
-		err = gaveUp
-	}
 	if size := b.Size(); size >= 0 && b.Offset() > 0 {
-		return fmt.Errorf("%w, %d of %d bytes read", err, b.Offset(), size)
+		err = fmt.Errorf("%w after %d of %d bytes", bare(err), b.Offset(), size)
 	}
-	return err
+	if b.total >= maxRequests {
+		return fmt.Errorf("%w (%d requests)", bare(err), b.total)
+	}
+	return b.retry.again(b.ctx, b.tries, err)
 }
 
 func (b *Body) request() error {

@@ -2,6 +2,8 @@ package fetch
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -69,9 +71,10 @@ type Guard struct {
 
 // hooks are what tests replace to play the internet on loopback.
 type hooks struct {
-	resolve func(addr string) string        // DNS: host:port to address:port
-	reachOf func(netip.Addr) Reach          // default reachOf
-	setup   func(transport *http.Transport) // root certificates
+	resolve func(addr string) string              // DNS: host:port to address:port
+	reachOf func(netip.Addr) Reach                // default reachOf
+	proxy   func(*http.Request) (*url.URL, error) // default http.ProxyFromEnvironment
+	roots   *x509.CertPool                        // default those of the host
 }
 
 // NewGuard makes a guard for requests that begin at origin, a host[:port].
@@ -88,6 +91,9 @@ func newGuard(origin string, p Policy, stall time.Duration, h hooks) *Guard {
 	if h.reachOf == nil {
 		h.reachOf = reachOf
 	}
+	if h.proxy == nil {
+		h.proxy = http.ProxyFromEnvironment
+	}
 	g := &Guard{origin: origin, policy: p, stall: stall, hooks: h, near: Near(hostOf(origin))}
 	g.base = &http.Transport{
 		Proxy:                  g.proxy,
@@ -101,8 +107,8 @@ func newGuard(origin string, p Policy, stall time.Duration, h hooks) *Guard {
 		// Digests are over the bytes as sent: nothing may decode them on the way.
 		DisableCompression: true,
 	}
-	if h.setup != nil {
-		h.setup(g.base)
+	if h.roots != nil {
+		g.base.TLSClientConfig = &tls.Config{RootCAs: h.roots}
 	}
 	return g
 }
@@ -194,7 +200,7 @@ func (g *Guard) nearer(to string) error {
 }
 
 func (g *Guard) proxy(req *http.Request) (*url.URL, error) {
-	u, err := http.ProxyFromEnvironment(req)
+	u, err := g.hooks.proxy(req)
 	if u != nil {
 		g.proxies.Store(withPort(u.Host, u.Scheme), true)
 	}
