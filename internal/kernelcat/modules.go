@@ -107,6 +107,9 @@ func (t *moduleTree) has(name string) string {
 type modinfo struct {
 	depends []string // by their symbols: loading fails without them
 	pre     []string // soft dependencies: to be loaded before, if they exist
+
+	softdeps []string // as they are written
+	aliases  []string // patterns by which the kernel and modprobe ask for it
 }
 
 // info reads a module's .modinfo section: strings "key=value", each ended by NUL.
@@ -116,13 +119,21 @@ func (t *moduleTree) info(name string) (modinfo, error) {
 	if err != nil {
 		return modinfo{}, fmt.Errorf("read module %s: %w", file, err)
 	}
-	f, err := openELF(bytes.NewReader(b), int64(len(b)))
+	m, err := parseModinfo(b)
 	if err != nil {
 		return modinfo{}, asInvalid(err, "read module %s", file)
 	}
+	return m, nil
+}
+
+func parseModinfo(module []byte) (modinfo, error) {
+	f, err := openELF(bytes.NewReader(module), int64(len(module)))
+	if err != nil {
+		return modinfo{}, err
+	}
 	section, err := f.section(".modinfo")
 	if err != nil {
-		return modinfo{}, asInvalid(err, "read module %s", file)
+		return modinfo{}, err
 	}
 	var m modinfo
 	for s := range strings.SplitSeq(string(section), "\x00") {
@@ -136,6 +147,9 @@ func (t *moduleTree) info(name string) (modinfo, error) {
 			}
 		case "softdep":
 			m.pre = append(m.pre, softPre(value)...)
+			m.softdeps = append(m.softdeps, value)
+		case "alias":
+			m.aliases = append(m.aliases, value)
 		}
 	}
 	return m, nil
