@@ -84,11 +84,20 @@ func (b *boot) run() error {
 	if err := applyIdentity(cfg); err != nil {
 		return err
 	}
-	// 9. Its network.
+	// 9. This program, and the modules that the kernel may ask for.
+	if err := mountBootDisk(); err != nil {
+		return err
+	}
+	if cfg.Modules {
+		if err := offerModules(); err != nil {
+			return err
+		}
+	}
+	// 10. Its network.
 	if err := applyNet(cfg.Net); err != nil {
 		return err
 	}
-	// 10. Hand over to the init.
+	// 11. Hand over to the init.
 	return b.handOver(cfg)
 }
 

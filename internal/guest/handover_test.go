@@ -72,9 +72,9 @@ func TestChooseInitNeedsAProgram(t *testing.T) {
 }
 
 func TestSystemdFiles(t *testing.T) {
-	root := fakeRoot(t, "/lib/modules/6.1/modules.dep")
+	root := fakeRoot(t, "/etc/modules-load.d/empty.conf")
 	net := &hello.Net{MAC: "52:54:00:62:67:01"}
-	files := systemdFiles(root, "6.2", "quiet", net)
+	files := systemdFiles(root, "quiet", net)
 	for path := range files {
 		if !strings.HasPrefix(path, "/run/") {
 			t.Errorf("%s is written into the machine's disk", path)
@@ -89,13 +89,17 @@ func TestSystemdFiles(t *testing.T) {
 	if link := files["/run/systemd/network/00-banger.link"]; !strings.Contains(link, "MACAddress=52:54:00:62:67:01") {
 		t.Errorf("got %q", link)
 	}
-	if text, ok := files["/run/systemd/system/modprobe@.service"]; !ok || text != "" {
-		t.Error("modules are looked for where there are none")
+	const load = "/run/systemd/system/systemd-modules-load.service"
+	if text, ok := files[load]; !ok || text != "" {
+		t.Error("modules are loaded where none are named")
 	}
-	if _, ok := systemdFiles(root, "6.1", "quiet", net)["/run/systemd/system/modprobe@.service"]; ok {
-		t.Error("the image's own modules cannot be loaded")
+	if err := os.WriteFile(filepath.Join(root, "etc/modules-load.d/own.conf"), []byte("# mine\nwireguard\n"), 0o644); err != nil {
+		t.Fatal(err)
 	}
-	for path := range systemdFiles(root, "6.1", "quiet", nil) {
+	if _, ok := systemdFiles(root, "quiet", net)[load]; ok {
+		t.Error("the modules that the image names are not loaded")
+	}
+	for path := range systemdFiles(root, "quiet", nil) {
 		if strings.Contains(path, "/network/") {
 			t.Errorf("%s is written without a network", path)
 		}

@@ -99,7 +99,7 @@ func TestVerdict(t *testing.T) {
 
 // The kernel this runs on refuses as any does.
 func TestNetlinkRefusal(t *testing.T) {
-	nl, err := openNetlink()
+	nl, err := openNetlink(unix.NETLINK_ROUTE)
 	if err != nil {
 		t.Fatal(err)
 	}

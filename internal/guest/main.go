@@ -4,6 +4,7 @@ package guest
 import (
 	"io"
 	"os"
+	"path/filepath"
 
 	"banger/internal/guest/sshd"
 )
@@ -11,25 +12,41 @@ import (
 // itself is this very program, also where its file is out of reach.
 const itself = "/proc/self/exe"
 
+// program is where this program is on a machine that has booted: on the boot
+// disk, for the copy that an initramfs holds goes when pid 1 becomes systemd.
+const program = "/run/banger/boot/banger-guest"
+
 // The roles of the program, as its first argument.
 const (
 	roleAgent = "agent" // then the name of the init
 	roleSFTP  = "sftp"  // on stdin and stdout, as the user that runs it
+	roleProbe = "probe" // says on stdout what the kernel can do
 )
 
 const usage = `usage: banger-guest agent INIT    serve the host over SSH; INIT is banger or systemd
        banger-guest sftp          serve files on stdin and stdout
+       banger-guest probe         say what the kernel can do; only for a machine that is thrown away
 As pid 1 it boots the machine.`
 
 // Main is the program: its pid and its arguments choose the role. It returns
 // the exit code; as pid 1 it never does.
 func Main(pid int, args []string) int {
+	name := ""
+	if len(args) > 0 {
+		name = filepath.Base(args[0])
+	}
 	args = append(args, "", "")[1:]
 	var err error
 	switch {
 	case pid == 1:
 		// The kernel hands the words it does not know to init: no roles of ours.
 		Boot()
+	case name == roleModprobe:
+		if err := runModprobe(args[:len(args)-2]); err != nil {
+			return 1 // the kernel asks for much that nobody has, so not a word
+		}
+	case args[0] == roleProbe:
+		err = runProbe(os.Stdout)
 	case args[0] == roleAgent && args[1] != "":
 		err = runAgent(args[1])
 	case args[0] == roleSFTP:

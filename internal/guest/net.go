@@ -15,7 +15,7 @@ import (
 // its one interface: address, link, default route. What the kernel has set
 // already (its ip= parameter) stays. IPv6 addresses come by router advertisement.
 func applyNet(n *hello.Net) error {
-	nl, err := openNetlink()
+	nl, err := openNetlink(unix.NETLINK_ROUTE)
 	if err != nil {
 		return err
 	}

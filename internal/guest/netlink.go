@@ -10,14 +10,14 @@ import (
 // Netlink is spoken in the byte order of the machine. See netlink(7), rtnetlink(7).
 var native = binary.NativeEndian
 
-// netlink is a socket to the kernel's routing tables.
+// netlink is a socket to a part of the kernel.
 type netlink struct {
 	fd  int
 	seq uint32
 }
 
-func openNetlink() (*netlink, error) {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
+func openNetlink(protocol int) (*netlink, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, protocol)
 	if err != nil {
 		return nil, fmt.Errorf("open netlink: %w", err)
 	}
@@ -66,7 +66,13 @@ func (m *message) attr(kind uint16, data []byte) {
 // there already is as good as having made it.
 func (nl *netlink) do(m *message) error {
 	native.PutUint32(m.b, uint32(len(m.b)))
-	if err := unix.Sendto(nl.fd, m.b, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+	return nl.send(m.b)
+}
+
+// send sends requests of the number that was given last and waits for the
+// first verdict on it.
+func (nl *netlink) send(requests []byte) error {
+	if err := unix.Sendto(nl.fd, requests, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
 		return err
 	}
 	b := make([]byte, 4<<10)

@@ -74,6 +74,14 @@ func mountRoot() (own *os.File, err error) {
 	return os.OpenFile(ownDir, unix.O_PATH|unix.O_DIRECTORY, 0)
 }
 
+// mountBootDisk shows this program at a path that lasts.
+func mountBootDisk() error {
+	if err := os.Mkdir("/run/banger", 0o700); err != nil {
+		return err
+	}
+	return mountAll([]mountPoint{{dir: filepath.Dir(program), source: bootDisk, fstype: "ext4", flags: unix.MS_RDONLY | noSetuid, data: "noload"}})
+}
+
 // switchRoot makes rootDir the root of the whole machine and takes the kernel's
 // file systems along. Compare switch_root(8).
 func switchRoot() error {

@@ -10,14 +10,8 @@ import (
 	"slices"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"banger/internal/hello"
 )
-
-// program is where systemd finds this program, on the boot disk: the copy that
-// an initramfs holds goes when pid 1 becomes systemd.
-const program = "/run/banger/boot/banger-guest"
 
 // agentUnit is the agent as a service of systemd. It belongs to no transaction
 // of others (DefaultDependencies=no, IgnoreOnIsolate=yes): it comes before all
@@ -75,12 +69,15 @@ var masked = []string{
 	"getty@tty1.service",                   // there is no screen
 	"systemd-networkd-wait-online.service", // waits for networkd to configure what is configured
 	"systemd-remount-fs.service",           // the root is an overlay, whatever the image's fstab says
+	"modprobe@.service",                    // the kernel loads what it lacks when it is asked for
 	"e2scrub_reap.service",                 // looks for LVM snapshots at every boot, for seconds under emulation
 }
 
-// maskedWithoutModules are units that load modules, for an image that has none
-// for the running kernel: its modules are loaded already.
-var maskedWithoutModules = []string{"modprobe@.service", "systemd-modules-load.service"}
+// modulesLoad is masked where the image names no modules to load.
+const modulesLoad = "systemd-modules-load.service"
+
+// modulesLoadDirs are where an image names modules. See modules-load.d(5).
+var modulesLoadDirs = []string{"etc/modules-load.d", "usr/lib/modules-load.d", "usr/local/lib/modules-load.d"}
 
 // generators are programs that systemd runs, before anything else, at every
 // boot, and the files that give each of them something to do; none means that
@@ -136,9 +133,21 @@ func hasLines(path string) bool {
 	return err != nil
 }
 
+// namesModules reports whether the image wants modules loaded at boot.
+func namesModules(root string) bool {
+	for _, dir := range modulesLoadDirs {
+		for _, name := range dirNames(filepath.Join(root, dir)) {
+			if hasLines(filepath.Join(root, dir, name)) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // systemdFiles is what systemd finds in /run, where it looks for more than the
 // image has. An empty text is a mask, a link to /dev/null.
-func systemdFiles(root, release, cmdline string, n *hello.Net) map[string]string {
+func systemdFiles(root, cmdline string, n *hello.Net) map[string]string {
 	files := map[string]string{
 		unitDir + unitName: agentUnit,
 		unitDir + "run-banger-boot.mount.d/banger.conf": bootMount,
@@ -146,10 +155,8 @@ func systemdFiles(root, release, cmdline string, n *hello.Net) map[string]string
 	for _, u := range masked {
 		files[unitDir+u] = ""
 	}
-	if _, err := os.Stat(filepath.Join(root, "/lib/modules", release)); err != nil {
-		for _, u := range maskedWithoutModules {
-			files[unitDir+u] = ""
-		}
+	if !namesModules(root) {
+		files[unitDir+modulesLoad] = ""
 	}
 	for _, g := range idleGenerators(root, cmdline) {
 		files[generatorDir+g] = ""
@@ -163,16 +170,8 @@ func systemdFiles(root, release, cmdline string, n *hello.Net) map[string]string
 	return files
 }
 
-// prepareSystemd mounts the boot disk, writes the files, and has the agent
-// started with the first units.
+// prepareSystemd writes the files and has the agent started with the first units.
 func prepareSystemd(n *hello.Net) error {
-	err := os.Mkdir("/run/banger", 0o700)
-	if err == nil {
-		err = mountAll([]mountPoint{{dir: filepath.Dir(program), source: bootDisk, fstype: "ext4", flags: unix.MS_RDONLY | noSetuid, data: "noload"}})
-	}
-	if err != nil {
-		return fmt.Errorf("prepare systemd: %w", err)
-	}
 	if err := mountAll(systemdMounts); err != nil {
 		return err
 	}
@@ -180,11 +179,7 @@ func prepareSystemd(n *hello.Net) error {
 	if err != nil {
 		return fmt.Errorf("prepare systemd: %w", err)
 	}
-	var uts unix.Utsname
-	if err := unix.Uname(&uts); err != nil {
-		return fmt.Errorf("prepare systemd: %w", err)
-	}
-	files := systemdFiles("/", unix.ByteSliceToString(uts.Release[:]), string(cmdline), n)
+	files := systemdFiles("/", string(cmdline), n)
 	for _, path := range slices.Sorted(maps.Keys(files)) {
 		if err := writeUnit(path, files[path]); err != nil {
 			return fmt.Errorf("prepare systemd: %w", err)

@@ -64,6 +64,7 @@ type Config struct {
 	Env            []string `json:"env,omitempty"`         // the image's, NAME=value
 	WorkingDir     string   `json:"working_dir,omitempty"` // the image's
 	User           string   `json:"user,omitempty"`        // the image's: user[:group], names or numbers
+	Modules        bool     `json:"modules,omitempty"`     // the fourth disk has the kernel's modules
 }
 
 // Net is the guest's one network interface.

@@ -107,7 +107,7 @@ type indexFile struct {
 // files are depmod's: for people and banger's own modprobe as text, for kmod's
 // as a trie. Format: depmod.d(5), modules.dep(5).
 func (ix *moduleIndex) files() []indexFile {
-	var dep, alias, soft bytes.Buffer
+	var dep, alias, soft, dev bytes.Buffer
 	var depTrie, aliasTrie, builtinTrie trie
 	for _, name := range slices.Sorted(maps.Keys(ix.infos)) {
 		info := ix.infos[name]
@@ -124,6 +124,9 @@ func (ix *moduleIndex) files() []indexFile {
 		for _, s := range info.softdeps {
 			fmt.Fprintf(&soft, "softdep %s %s\n", name, s)
 		}
+		if node := staticNode(info.aliases); node != "" {
+			fmt.Fprintf(&dev, "%s %s\n", name, node)
+		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(ix.tree.builtin)) {
 		builtinTrie.add(name, "", 0)
@@ -132,9 +135,32 @@ func (ix *moduleIndex) files() []indexFile {
 		{"modules.dep", dep.Bytes()}, {"modules.dep.bin", depTrie.bytes()},
 		{"modules.alias", alias.Bytes()}, {"modules.alias.bin", aliasTrie.bytes()},
 		{"modules.builtin.bin", builtinTrie.bytes()},
-		{"modules.softdep", soft.Bytes()},
+		{"modules.softdep", soft.Bytes()}, {"modules.devname", dev.Bytes()},
 	}
 }
+
+// staticNode is the device node by which a module is loaded when that is
+// opened, "NAME c10:229", from the aliases devname:NAME and char-major-10-229.
+func staticNode(aliases []string) string {
+	name, number := "", ""
+	for _, a := range aliases {
+		if n, ok := strings.CutPrefix(a, "devname:"); ok {
+			name = n
+		}
+		for prefix, kind := range map[string]string{"char-major-": "c", "block-major-": "b"} {
+			major, minor, _ := strings.Cut(strings.TrimPrefix(a, prefix), "-")
+			if strings.HasPrefix(a, prefix) && digits(major) && digits(minor) {
+				number = kind + major + ":" + minor
+			}
+		}
+	}
+	if name == "" || number == "" {
+		return ""
+	}
+	return name + " " + number
+}
+
+func digits(s string) bool { return s != "" && strings.Trim(s, "0123456789") == "" }
 
 // depends lists all that a module needs by its symbols, what is needed last
 // first: loaded from the end of the list, each finds what it needs.
