@@ -149,7 +149,7 @@ func staticNode(aliases []string) string {
 		}
 		for prefix, kind := range map[string]string{"char-major-": "c", "block-major-": "b"} {
 			major, minor, _ := strings.Cut(strings.TrimPrefix(a, prefix), "-")
-			if strings.HasPrefix(a, prefix) && digits(major) && digits(minor) {
+			if strings.HasPrefix(a, prefix) && isNumber(major) && isNumber(minor) {
 				number = kind + major + ":" + minor
 			}
 		}
@@ -160,7 +160,7 @@ func staticNode(aliases []string) string {
 	return name + " " + number
 }
 
-func digits(s string) bool { return s != "" && strings.Trim(s, "0123456789") == "" }
+func isNumber(s string) bool { return s != "" && strings.Trim(s, "0123456789") == "" }
 
 // depends lists all that a module needs by its symbols, what is needed last
 // first: loaded from the end of the list, each finds what it needs.
