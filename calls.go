@@ -17,6 +17,12 @@ type KernelPullRequest struct {
 	Force bool     `json:"force,omitempty"` // replace one that is there
 }
 
+// KernelVerifyRequest asks whether a kernel is what it was, and what it can do.
+type KernelVerifyRequest struct {
+	Name   string `json:"name"`
+	NoBoot bool   `json:"no_boot,omitempty"` // only compare its file with its record
+}
+
 // ImagePullRequest asks for an image of the catalog or of a registry.
 type ImagePullRequest struct {
 	Ref    string `json:"ref"`              // catalog name or registry reference
@@ -89,6 +95,13 @@ func (c *Client) KernelShow(ctx context.Context, name string) (Kernel, error) {
 // KernelPull gets a kernel of the catalog. Kinds: not_found, exists, unavailable, exhausted.
 func (c *Client) KernelPull(ctx context.Context, r KernelPullRequest, progress func(Progress)) (Kernel, error) {
 	return stream[Kernel](ctx, c, "kernel.pull", r, progress)
+}
+
+// KernelVerify reads a kernel's file again and boots it once in a machine that
+// is thrown away, to see what it can do. Kinds: not_found, conflict (the file is
+// not the one of the record), unsupported, unavailable (it does not boot).
+func (c *Client) KernelVerify(ctx context.Context, r KernelVerifyRequest, progress func(Progress)) (KernelReport, error) {
+	return stream[KernelReport](ctx, c, "kernel.verify", r, progress)
 }
 
 // KernelDelete removes a kernel. Kinds: not_found, conflict (in use, without Force).

@@ -1,6 +1,9 @@
 package banger
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // Kernel is one kernel bundle of the store: kernels/NAME/manifest.json.
 type Kernel struct {
@@ -30,4 +33,32 @@ type KernelOffer struct {
 	Size          int64  `json:"size,omitempty"`           // bytes to download, 0 if not known
 	Description   string `json:"description"`
 	State         string `json:"state"` // available, pulled, or outdated: the catalog has another than the one that is here
+}
+
+// KernelReport is what KernelVerify found.
+type KernelReport struct {
+	Kernel  Kernel   `json:"kernel"`            // whose vmlinux is the one of its record
+	Machine *Machine `json:"machine,omitempty"` // that booted it; nil if it was not booted
+	Release string   `json:"release,omitempty"` // as the kernel itself says, uname -r
+	// Features are what was found by trying it in the machine.
+	Features []KernelFeature `json:"features,omitempty"`
+}
+
+// KernelFeature is something a kernel can or cannot do.
+type KernelFeature struct {
+	Name string   `json:"name"`
+	For  []string `json:"for,omitempty"` // who cannot do without it: banger, systemd, docker
+	Has  bool     `json:"has"`
+	Why  string   `json:"why,omitempty"` // why not, as the kernel says
+}
+
+// Lacks are the features that somebody cannot do without and that were not found.
+func (r KernelReport) Lacks(who string) []string {
+	var names []string
+	for _, f := range r.Features {
+		if !f.Has && slices.Contains(f.For, who) {
+			names = append(names, f.Name)
+		}
+	}
+	return names
 }

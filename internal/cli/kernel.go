@@ -9,7 +9,7 @@ import (
 )
 
 func (c *CLI) kernelCommand() *cobra.Command {
-	return noun("kernel", "Manage kernels", c.kernelPullCommand(), c.kernelLsCommand(), c.kernelShowCommand(), c.kernelRmCommand())
+	return noun("kernel", "Manage kernels", c.kernelPullCommand(), c.kernelLsCommand(), c.kernelShowCommand(), c.kernelVerifyCommand(), c.kernelRmCommand())
 }
 
 func (c *CLI) kernelPullCommand() *cobra.Command {

@@ -120,7 +120,7 @@ func (d *Daemon) sweep() error {
 		return fmt.Errorf("sweep: %w", err)
 	}
 	errs := []error{d.kernels.Sweep(), d.images.Sweep(), d.disks.Sweep()}
-	for _, dir := range []string{d.Layout.BootDisks(), d.Layout.Initrds()} {
+	for _, dir := range []string{d.Layout.BootDisks(), d.Layout.Initrds(), d.Layout.ModuleDisks()} {
 		errs = append(errs, state.SweepDir(dir))
 	}
 	return errors.Join(errs...)
@@ -187,6 +187,7 @@ func (d *Daemon) routes() []api.Route {
 		api.Unary("kernel.list", d.kernelList),
 		api.Stream("kernel.pull", long(d, d.kernelPull)),
 		api.Unary("kernel.show", d.kernelShow),
+		api.Stream("kernel.verify", long(d, d.kernelVerify)),
 		api.Unary("system.info", d.systemInfo),
 		api.Unary("system.shutdown", d.systemShutdown),
 		api.Unary("system.version", d.systemVersion),

@@ -1,6 +1,8 @@
 package daemon
 
 import (
+	"archive/tar"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -164,7 +166,10 @@ func (d *Daemon) makeImage(ctx context.Context, stage string, sources []imagecat
 func (d *Daemon) makeImageFrom(ctx context.Context, stage string, s imagecat.Source, p progress) (banger.Image, error) {
 	im := banger.Image{Source: s.String(), Arch: hostArch(), CreatedAt: time.Now().UTC().Truncate(time.Second)}
 	var layers []rootfs.Layer
-	if s.OCI != "" {
+	switch {
+	case s.Scratch:
+		layers = []rootfs.Layer{{Name: s.String(), Open: emptyTar}}
+	case s.OCI != "":
 		found, err := oci.Resolve(ctx, s.OCI, oci.Options{Cache: d.Layout.Blobs(), Progress: p})
 		if err != nil {
 			return im, err
@@ -174,7 +179,7 @@ func (d *Daemon) makeImageFrom(ctx context.Context, stage string, s imagecat.Sou
 		for _, l := range found.Layers {
 			layers = append(layers, rootfs.Layer{Name: l.Name, Open: l.Open})
 		}
-	} else {
+	default:
 		scratch, err := os.MkdirTemp(d.Layout.Scratch(), "suite-")
 		if err != nil {
 			return im, err
@@ -196,6 +201,13 @@ func (d *Daemon) makeImageFrom(ctx context.Context, stage string, s imagecat.Sou
 	}
 	im.Size = fi.Sys().(*syscall.Stat_t).Blocks * 512
 	return im, nil
+}
+
+// emptyTar is a tar archive of no files.
+func emptyTar(context.Context) (io.ReadCloser, error) {
+	var b bytes.Buffer
+	err := tar.NewWriter(&b).Close()
+	return io.NopCloser(&b), err
 }
 
 func (d *Daemon) imageDelete(ctx context.Context, r banger.NameRequest) (none, error) {

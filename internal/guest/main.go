@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 
 	"banger/internal/guest/sshd"
+	"banger/internal/hello"
 )
 
 // itself is this very program, also where its file is out of reach.
@@ -14,13 +15,13 @@ const itself = "/proc/self/exe"
 
 // program is where this program is on a machine that has booted: on the boot
 // disk, for the copy that an initramfs holds goes when pid 1 becomes systemd.
-const program = "/run/banger/boot/banger-guest"
+const program = hello.GuestProgram
 
 // The roles of the program, as its first argument.
 const (
-	roleAgent = "agent" // then the name of the init
-	roleSFTP  = "sftp"  // on stdin and stdout, as the user that runs it
-	roleProbe = "probe" // says on stdout what the kernel can do
+	roleAgent = "agent"         // then the name of the init
+	roleSFTP  = "sftp"          // on stdin and stdout, as the user that runs it
+	roleProbe = hello.RoleProbe // says on stdout what the kernel can do
 )
 
 const usage = `usage: banger-guest agent INIT    serve the host over SSH; INIT is banger or systemd

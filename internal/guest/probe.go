@@ -75,15 +75,19 @@ var probes = []probe{
 // runProbe tries everything and writes what it found as JSON. What it makes,
 // it leaves: the machine is thrown away.
 func runProbe(w io.Writer) error {
-	found := make([]hello.Feature, 0, len(probes))
+	var uts unix.Utsname
+	if err := unix.Uname(&uts); err != nil {
+		return err
+	}
+	report := hello.Report{Release: unix.ByteSliceToString(uts.Release[:])}
 	for _, p := range probes {
 		f := hello.Feature{Name: p.name, For: strings.Fields(p.need), Has: true}
 		if err := p.try(); err != nil {
 			f.Has, f.Why = false, err.Error()
 		}
-		found = append(found, f)
+		report.Features = append(report.Features, f)
 	}
-	return json.NewEncoder(w).Encode(found)
+	return json.NewEncoder(w).Encode(report)
 }
 
 // tmpfs is where a machine always has one: an overlay cannot lie on another.

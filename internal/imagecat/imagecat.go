@@ -39,12 +39,17 @@ type Entry struct {
 type Source struct {
 	OCI    string `json:"oci,omitempty"`    // reference to an image in a registry
 	Debian *Suite `json:"debian,omitempty"` // root file system made of packages
+	// Scratch is an empty root: banger's own init and agent need nothing in it.
+	Scratch bool `json:"scratch,omitempty"`
 }
 
 // String names the source: oci:docker.io/library/debian:bookworm or debian:bookworm.
 func (s Source) String() string {
-	if s.Debian != nil {
+	switch {
+	case s.Debian != nil:
 		return s.Debian.String()
+	case s.Scratch:
+		return "scratch"
 	}
 	return "oci:" + s.OCI
 }
@@ -128,8 +133,8 @@ func (e Entry) check() error {
 		}
 	}
 	for i, s := range e.Sources {
-		if (s.OCI == "") == (s.Debian == nil) {
-			return fmt.Errorf("source %d: exactly one of oci and debian must be there", i+1)
+		if n := count(s.OCI != "", s.Debian != nil, s.Scratch); n != 1 {
+			return fmt.Errorf("source %d: exactly one of oci, debian and scratch must be there, not %d", i+1, n)
 		}
 		if s.Debian != nil {
 			if err := s.Debian.check(); err != nil {
@@ -138,4 +143,14 @@ func (e Entry) check() error {
 		}
 	}
 	return nil
+}
+
+func count(set ...bool) int {
+	n := 0
+	for _, b := range set {
+		if b {
+			n++
+		}
+	}
+	return n
 }

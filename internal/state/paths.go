@@ -41,6 +41,7 @@ const (
 	BlobsDir    = "blobs"
 	BootDir     = "boot"
 	InitrdDir   = "initrd"
+	ModDisksDir = "modules"
 	ConsolesDir = "consoles"
 	ScratchDir  = "scratch"
 
@@ -107,7 +108,7 @@ func check(l Layout) (Layout, error) {
 // directory may lie in /tmp, so one that somebody else made first is refused.
 func (l Layout) Make() error {
 	for _, d := range []string{l.Root, l.Cache, l.Kernels(), l.Images(), l.VMs(), l.Path(KeysDir),
-		l.Blobs(), l.BootDisks(), l.Initrds(), l.Consoles(), l.Scratch()} {
+		l.Blobs(), l.BootDisks(), l.Initrds(), l.ModuleDisks(), l.Consoles(), l.Scratch()} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
 			return fmt.Errorf("make state directory: %w", err)
 		}
@@ -174,6 +175,9 @@ func (l Layout) BootDisks() string { return filepath.Join(l.Cache, BootDir) }
 
 // Initrds is the cache of initrds, one per kernel and guest binary.
 func (l Layout) Initrds() string { return filepath.Join(l.Cache, InitrdDir) }
+
+// ModuleDisks is the cache of disks with a kernel's modules, one per kernel.
+func (l Layout) ModuleDisks() string { return filepath.Join(l.Cache, ModDisksDir) }
 
 // Consoles keeps the last consoles of VMs that did not boot and are gone.
 func (l Layout) Consoles() string { return filepath.Join(l.Cache, ConsolesDir) }

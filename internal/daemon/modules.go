@@ -1,0 +1,41 @@
+package daemon
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"banger/internal/kernelcat"
+	"banger/internal/rootfs"
+	"banger/internal/state"
+)
+
+// modulesDisk makes the disk with the kernel's modules, once per kernel; a
+// kernel without modules has none. Its name is that of the kernel's record, so
+// that a kernel which is replaced gets another one.
+func (d *Daemon) modulesDisk(ctx context.Context, kernel string) (string, error) {
+	dir := d.kernels.Path(kernel, state.ModulesDir)
+	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	} else if err != nil {
+		return "", err
+	}
+	record, err := os.ReadFile(d.kernels.Path(kernel, state.ManifestFile))
+	if err != nil {
+		return "", err
+	}
+	sum := sha256.Sum256(record)
+	return d.cached(ctx, filepath.Join(d.Layout.ModuleDisks(), hex.EncodeToString(sum[:8])+".img"), func(path string) error {
+		_, err := rootfs.Build(ctx, path, []rootfs.Layer{{Name: "modules", Open: func(ctx context.Context) (io.ReadCloser, error) {
+			r, w := io.Pipe()
+			go func() { w.CloseWithError(kernelcat.WriteModules(w, dir)) }()
+			return r, nil
+		}}}, rootfs.Options{Workers: 1})
+		return err
+	})
+}
