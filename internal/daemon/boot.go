@@ -69,19 +69,14 @@ func (d *Daemon) boot(ctx context.Context, v *vm) (*shim.Client, error) {
 		UserKey: d.Layout.UserKey(), HostKey: rec.HostKey,
 	}
 
-	modules, err := d.modulesDisk(ctx, rec.Spec.Kernel)
-	if err != nil {
-		return nil, err
-	}
-	if modules != "" {
-		spec.Machine.Disks = append(spec.Machine.Disks, vmm.Disk{Path: modules, ReadOnly: true})
-	}
 
 	// 4. What the guest is told when it asks.
 	if spec.Hello, err = d.helloConfig(rec, image); err != nil {
 		return nil, err
 	}
-	spec.Hello.Modules = modules != ""
+	if err := d.addModules(ctx, &spec, rec.Spec.Kernel); err != nil {
+		return nil, err
+	}
 	if err := addNetwork(&spec, kernel, rec.Spec); err != nil {
 		return nil, err
 	}

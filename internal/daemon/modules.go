@@ -12,8 +12,22 @@ import (
 
 	"banger/internal/kernelcat"
 	"banger/internal/rootfs"
+	"banger/internal/shim"
 	"banger/internal/state"
+	"banger/internal/vmm"
 )
+
+// addModules puts the kernel's modules into the machine, for the kernel to load
+// what it is asked for.
+func (d *Daemon) addModules(ctx context.Context, spec *shim.Spec, kernel string) error {
+	disk, err := d.modulesDisk(ctx, kernel)
+	if err != nil || disk == "" {
+		return err
+	}
+	spec.Machine.Disks = append(spec.Machine.Disks, vmm.Disk{Path: disk, ReadOnly: true})
+	spec.Hello.Modules = true
+	return nil
+}
 
 // modulesDisk makes the disk with the kernel's modules, once per kernel; a
 // kernel without modules has none. Its name is that of the kernel's record, so

@@ -1,6 +1,8 @@
 package guest
 
 import (
+	"bufio"
+	"compress/gzip"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -67,8 +69,8 @@ var probes = []probe{
 	{"nftables_nat", "docker", tryMasquerade},
 	{"iptables_nft", "docker", tryCompat},
 	{"iptables_legacy", "", tryIPTables},
-	{"ptp_kvm", "", present("/sys/module/ptp_kvm")},
-	{"vmgenid", "", vmgenid},
+	{"ptp_kvm", "", driver("ptp_kvm", "CONFIG_PTP_1588_CLOCK_KVM")},
+	{"vmgenid", "", driver("vmgenid", "CONFIG_VMGENID")},
 	{"config_gz", "", present("/proc/config.gz")},
 }
 
@@ -125,15 +127,44 @@ func virtioDriver(name string) func() error {
 	}
 }
 
-func vmgenid() error {
-	for _, bus := range []string{"acpi", "platform"} {
-		if _, err := os.Stat("/sys/bus/" + bus + "/drivers/vmgenid"); err == nil {
+// driver looks for the driver of a device that this machine need not have: such
+// a one cannot be tried, only be there.
+func driver(module, option string) func() error {
+	return func() error {
+		if _, err := os.Stat("/sys/module/" + module); err == nil {
 			return nil
 		}
+		if _, err := findModule(modulesDir, module); err == nil {
+			return nil
+		}
+		found := false
+		_ = eachLine(filepath.Join(modulesDir, "modules.builtin"), func(line string) {
+			found = found || normal(strings.TrimSuffix(filepath.Base(line), ".ko")) == module
+		})
+		if found || configHas(option) {
+			return nil
+		}
+		return unix.ENODEV
 	}
-	_ = runModprobe([]string{"vmgenid"})
-	_, err := os.Stat("/sys/module/vmgenid")
-	return err
+}
+
+// configHas reads the kernel's own configuration, if it shows that.
+func configHas(option string) bool {
+	f, err := os.Open("/proc/config.gz")
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	z, err := gzip.NewReader(f)
+	if err != nil {
+		return false
+	}
+	for lines := bufio.NewScanner(z); lines.Scan(); {
+		if lines.Text() == option+"=y" {
+			return true
+		}
+	}
+	return false
 }
 
 // fileSystem makes the kernel look for a file system, which it does when one is

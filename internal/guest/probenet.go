@@ -145,8 +145,10 @@ func tryCompat() error {
 	return nil
 }
 
-// tryIPTables asks for the NAT table of the iptables before nftables.
+// tryIPTables asks for the NAT table of the iptables before nftables, which
+// loads the first module itself.
 func tryIPTables() error {
+	_ = runModprobe([]string{"ip_tables"})
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
 	if err != nil {
 		return err
