@@ -69,7 +69,6 @@ func (d *Daemon) boot(ctx context.Context, v *vm) (*shim.Client, error) {
 		UserKey: d.Layout.UserKey(), HostKey: rec.HostKey,
 	}
 
-
 	// 4. What the guest is told when it asks.
 	if spec.Hello, err = d.helloConfig(rec, image); err != nil {
 		return nil, err
