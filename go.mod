@@ -6,8 +6,11 @@ require (
 	github.com/google/go-containerregistry v0.22.1 // references, logins and token exchange of registries
 	github.com/hashicorp/yamux v0.1.2 // many streams over the one virtio-serial port
 	github.com/klauspost/compress v1.20.3 // gzip 1.3 times as fast as the standard library's, and zstd
+	github.com/mikelolasagasti/xz v1.0.1 // kernels packed with xz and its filter for x86 code, which ulikunitz/xz lacks
+	github.com/pierrec/lz4/v4 v4.1.33 // kernels packed with lz4
 	github.com/pkg/sftp v1.13.12 // the sftp subsystem of the guest's SSH server
 	github.com/spf13/cobra v1.10.2 // commands, help and shell completions
+	github.com/ulikunitz/xz v0.5.17 // kernels packed with lzma
 	golang.org/x/crypto v0.58.0 // SSH, the protocol between host and guest
 	golang.org/x/sys v0.49.0 // system calls that package syscall lacks
 	golang.org/x/term v0.47.0 // raw mode and size of a terminal

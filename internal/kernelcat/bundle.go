@@ -2,6 +2,7 @@ package kernelcat
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -65,15 +66,6 @@ func (b *bundle) setVersion(v string) error {
 	}
 	b.version = v
 	return nil
-}
-
-// validVersion reports whether v can be a kernel's uname -r and a file name.
-func validVersion(v string) bool {
-	ok := v != "" && len(v) <= maxName && v[0] != '.' && v[0] != '-'
-	for _, r := range v {
-		ok = ok && (r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune(".-_+~", r))
-	}
-	return ok
 }
 
 // setKernel takes the kernel itself: an ELF file or a bzImage.
@@ -166,14 +158,33 @@ func (b *bundle) create(name string, r io.Reader, limit int64) (int64, error) {
 	return n, nil
 }
 
-// extract writes vmlinux.
-func (b *bundle) extract() (VmlinuxInfo, error) {
+// extract writes vmlinux, if it is a kernel for this host.
+func (b *bundle) extract(ctx context.Context) (VmlinuxInfo, error) {
 	f, err := b.root.OpenFile(vmlinuxFile, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o444)
 	if err != nil {
 		return VmlinuxInfo{}, err
 	}
-	info, err := Vmlinux(f, b.vmlinuz, b.vmlinuzSize)
-	return info, errors.Join(err, f.Close())
+	info, err := Vmlinux(ctx, f, b.vmlinuz, b.vmlinuzSize)
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = b.believe(info)
+	}
+	return info, err
+}
+
+// believe takes what the kernel itself says: names in the source can only agree.
+func (b *bundle) believe(info VmlinuxInfo) error {
+	if err := CheckHost(info.Arch); err != nil {
+		return err
+	}
+	if info.Version != "" {
+		if err := b.setVersion(info.Version); err != nil {
+			return err
+		}
+	}
+	if len(b.config) == 0 {
+		b.config = info.Config
+	}
+	return nil
 }
 
 // empty removes all parts again.

@@ -288,9 +288,9 @@ func TestPullErrors(t *testing.T) {
 		{"gone when downloaded", good, func(a *archive) { a.write("fail-download", offline) }, banger.Unavailable, "download linux-image-6.1.0-56-cloud-amd64: apt: Failed to fetch", "http_proxy"},
 		{"download of nothing", good, func(a *archive) { a.write("fail-download", "exit 0") }, banger.Unavailable, "0 files", ""},
 		{"broken package", good, func(a *archive) { a.write("linux-image-6.1.0-56-cloud-amd64.deb", "!<arch>\nnot a package") }, banger.Invalid, "dpkg-deb", ""},
-		{"xz kernel", []byte("\xfd7zXZ\x00\x00\x00"), func(*archive) {}, banger.Unsupported, "compressed with xz", ""},
+		{"lzo kernel", []byte("\x89LZO\x00\r\n\x1a\n"), func(*archive) {}, banger.Unsupported, "compressed with lzo", ""},
 		{"damaged kernel", good[:len(good)/2], func(*archive) {}, banger.Invalid, "unpack kernel (gzip)", ""},
-		{"kernel of another machine", packGzip(vmlinuxELF(elf.EM_AARCH64, true, 100)), func(*archive) {}, banger.Invalid, "a kernel for aarch64, not x86_64", ""},
+		{"kernel of another machine", packGzip(vmlinuxELF(elf.EM_AARCH64, true, 100)), func(*archive) {}, banger.Unsupported, "the kernel is for aarch64, this host is x86_64", "a kernel for x86_64"},
 		{"package without a kernel", good, hostile(entry{"./lib/modules/6.1/a.ko", 0, "x"}), banger.Invalid, "holds no kernel", ""},
 		{"package with a bad path", good, hostile(entry{"./lib/modules/6.1/../../../x", 0, "x"}), banger.Invalid, "holds the path", ""},
 	} {

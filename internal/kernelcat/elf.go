@@ -179,3 +179,14 @@ func HostArch() string {
 	}
 	return runtime.GOARCH
 }
+
+// CheckHost checks that a kernel for arch, as uname -m, can run on this host.
+// The error is Unsupported.
+func CheckHost(arch string) error {
+	host := HostArch()
+	if arch == host {
+		return nil
+	}
+	return banger.Errorf(banger.Unsupported, "the kernel is for %s, this host is %s", arch, host).
+		WithHint("take a kernel for %s: banger kernel ls --available", host)
+}

@@ -394,7 +394,7 @@ func TestPullImageErrors(t *testing.T) {
 		"damaged kernel":          {func(im *fakeImage) { im.layers[0] = layerOf(t, "f kernel x") }, banger.Unsupported, "neither an x86 bzImage nor an ELF file"},
 		"another machine's": {func(im *fakeImage) {
 			im.layers[0] = tarOf(t, entry{"vmlinux", 0, string(vmlinuxELF(elf.EM_AARCH64, true, 100))})
-		}, banger.Invalid, "a kernel for aarch64, not x86_64"},
+		}, banger.Unsupported, "the kernel is for aarch64, this host is x86_64"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			im := whole()

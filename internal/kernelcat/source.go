@@ -100,6 +100,9 @@ func Pull(ctx context.Context, dir string, w Want, sources []Source, o Options) 
 	if w.Arch == "" {
 		w.Arch = HostArch()
 	}
+	if err := CheckHost(w.Arch); err != nil {
+		return Entry{}, fmt.Errorf("get kernel %s: %w", w.Name, err)
+	}
 	k, err := trySources(ctx, dir, w, sources, &o)
 	if err == nil {
 		return k, nil
@@ -174,22 +177,19 @@ func trySource(ctx context.Context, dir string, w Want, s Source, o *Options) (k
 	if err != nil {
 		return k, err
 	}
-	return f.finish(dir, w, from)
+	return f.finish(ctx, dir, w, from)
 }
 
 // finish makes vmlinux of the source's kernel and describes the bundle.
-func (f *filling) finish(dir string, w Want, from origin) (Entry, error) {
+func (f *filling) finish(ctx context.Context, dir string, w Want, from origin) (Entry, error) {
 	b := f.bundle
 	if b.vmlinuzSize == 0 {
 		return Entry{}, banger.Errorf(banger.Invalid, "%s holds no kernel", from.source)
 	}
 	f.report("extract vmlinux", 0, 0)
-	info, err := b.extract()
+	info, err := b.extract(ctx)
 	if err != nil {
 		return Entry{}, fmt.Errorf("read kernel of %s: %w", from.source, err)
-	}
-	if info.Arch != w.Arch {
-		return Entry{}, banger.Errorf(banger.Invalid, "%s holds a kernel for %s, not %s", from.source, info.Arch, w.Arch)
 	}
 	k := Entry{
 		Name: w.Name, Distro: w.Distro, Arch: info.Arch, KernelVersion: b.version, Args: w.Args,

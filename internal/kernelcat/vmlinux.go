@@ -2,38 +2,21 @@ package kernelcat
 
 import (
 	"bytes"
-	"compress/gzip"
+	"context"
 	"crypto/sha256"
-	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
-
-	"github.com/klauspost/compress/zstd"
+	"sync"
 
 	"banger"
 )
 
-// Where the boot header of an x86 kernel says what the file holds.
-// Format: linux/Documentation/arch/x86/boot.rst.
-const (
-	offSetupSects    = 0x1f1 // sectors of real-mode code after the boot sector; 0 means 4
-	offMagic         = 0x202 // "HdrS"
-	offVersion       = 0x206 // of the protocol; the payload's place is told since 2.08
-	offPayload       = 0x248 // from the start of the protected-mode code
-	offPayloadLength = 0x24c
-	bootHeaderSize   = 0x250
-	payloadVersion   = 0x208
-	sector           = 512
-)
-
-// Bounds on what is unpacked: Debian's generic kernel is 60 MB, one with
-// everything built in and symbols kept about 800 MB.
-const (
-	maxVmlinux    = 1 << 30
-	maxZstdWindow = 128 << 20 // what the kernel's `zstd --ultra -22` asks for
-)
+// maxVmlinux bounds what is unpacked: Debian's generic kernel has 66 MB, one
+// with everything built in and its symbols kept about 800 MB.
+const maxVmlinux = 1 << 30
 
 // The note by which a kernel can be entered in 32-bit protected mode, as
 // QEMU and Firecracker do with an ELF file.
@@ -45,11 +28,13 @@ const (
 
 // VmlinuxInfo tells what Vmlinux wrote.
 type VmlinuxInfo struct {
-	Compression string // none, gzip, zstd or lz4
-	Arch        string // as uname -m
+	Compression string // none, gzip, xz, lz4, zstd, bzip2 or lzma
+	Arch        string // as uname -m, or the machine's name in ELF where Linux has none that banger knows
+	Version     string // as uname -r, from the image itself; empty if it does not tell
 	Size        int64  // bytes written
 	SHA256      string // of them, hex
 	PVH         bool   // has the note of a PVH entry point
+	Config      []byte // the build configuration that CONFIG_IKCONFIG embeds, as text; nil if there is none
 }
 
 // ReaderWriterAt is what Vmlinux writes to, in order, and then looks at again.
@@ -60,163 +45,138 @@ type ReaderWriterAt interface {
 
 // Vmlinux takes the ELF kernel out of a bzImage of size bytes and writes it to
 // dst, which is empty; an ELF kernel is copied as it is. It holds no more than
-// the decompressor's window in memory. The result is an ELF file of an
-// architecture that banger runs. A damaged image is an Invalid error, an image
-// or compression that cannot be read an Unsupported one. After an error dst
-// holds part of a kernel.
-func Vmlinux(dst ReaderWriterAt, bzImage io.ReaderAt, size int64) (VmlinuxInfo, error) {
-	payload, err := findPayload(bzImage, size)
+// the decompressor's window in memory, which is at most 128 MiB and no more of
+// it than the kernel has bytes. The kernel may be for any machine, see
+// CheckHost. A damaged image is an Invalid error, an image or compression that
+// cannot be read an Unsupported one. After an error dst holds part of a kernel.
+func Vmlinux(ctx context.Context, dst ReaderWriterAt, bzImage io.ReaderAt, size int64) (VmlinuxInfo, error) {
+	img, err := openImage(bzImage, size)
 	if err != nil {
 		return VmlinuxInfo{}, err
 	}
-	sum := sha256.New()
-	w := &limitWriter{w: io.MultiWriter(dst, sum), left: maxVmlinux}
-	kind, err := unpack(w, payload)
-	if w.err != nil {
-		return VmlinuxInfo{}, fmt.Errorf("write vmlinux: %w", orExhausted(w.err))
-	}
-	if err != nil {
+	in := &input{ctx: ctx, r: img.payload}
+	out := newOutput(ctx, dst)
+	kind, err := unpack(out, in)
+	switch {
+	case ctx.Err() != nil:
+		return VmlinuxInfo{}, fmt.Errorf("unpack kernel: %w", ctx.Err())
+	case out.err != nil:
+		return VmlinuxInfo{}, fmt.Errorf("write vmlinux: %w", orExhausted(out.err))
+	case in.err != nil:
+		return VmlinuxInfo{}, fmt.Errorf("read kernel image: %w", in.err)
+	case err != nil:
 		return VmlinuxInfo{}, asInvalid(err, "unpack kernel (%s)", kind)
 	}
-	info := VmlinuxInfo{Compression: kind, Size: w.n, SHA256: hex.EncodeToString(sum.Sum(nil))}
-	f, err := openELF(dst, w.n)
+	info := VmlinuxInfo{Compression: kind, Version: img.version, Size: out.n, SHA256: hex.EncodeToString(out.sum.Sum(nil))}
+	f, err := openELF(dst, out.n)
 	if err != nil {
 		return VmlinuxInfo{}, asInvalid(err, "read unpacked kernel")
 	}
-	if info.Arch = f.arch(); !knownArch(info.Arch) {
-		return VmlinuxInfo{}, banger.Errorf(banger.Unsupported, "the kernel is for %s, which banger does not run", info.Arch)
-	}
+	info.Arch = f.arch()
 	if _, info.PVH, err = f.note(pvhOwner, pvhType); err != nil {
 		return VmlinuxInfo{}, asInvalid(err, "read unpacked kernel")
 	}
+	if v := bannerVersion(dst, out.banner.at); info.Version == "" {
+		info.Version = v
+	} else if v != "" && v != info.Version {
+		return VmlinuxInfo{}, banger.Errorf(banger.Invalid, "the image says that it is kernel %s, it holds kernel %s", info.Version, v)
+	}
+	info.Config = embeddedConfig(dst, out.n, out.config.at)
 	return info, nil
 }
 
-func knownArch(arch string) bool {
-	for _, a := range machines {
-		if a == arch {
-			return true
-		}
-	}
-	return false
+// input reads the packed kernel. It keeps an error of the file below it apart
+// from those of the data that is read from it.
+type input struct {
+	ctx context.Context
+	r   *io.SectionReader
+	err error
 }
 
-// findPayload returns the packed kernel inside an x86 bzImage.
-func findPayload(r io.ReaderAt, size int64) (*io.SectionReader, error) {
-	h := make([]byte, bootHeaderSize)
-	n, err := r.ReadAt(h[:min(size, bootHeaderSize)], 0)
+func (in *input) Read(p []byte) (int, error) {
+	if err := in.ctx.Err(); err != nil {
+		return 0, err
+	}
+	n, err := in.r.Read(p)
 	if err != nil && err != io.EOF {
-		return nil, fmt.Errorf("read kernel image: %w", err)
+		in.err = err
 	}
-	if bytes.HasPrefix(h, []byte("\x7fELF")) {
-		return io.NewSectionReader(r, 0, size), nil
-	}
-	if n < bootHeaderSize || string(h[offMagic:offMagic+4]) != "HdrS" {
-		return nil, banger.Errorf(banger.Unsupported, "read kernel image: neither an x86 bzImage nor an ELF file")
-	}
-	if v := binary.LittleEndian.Uint16(h[offVersion:]); v < payloadVersion {
-		return nil, banger.Errorf(banger.Unsupported, "read kernel image: boot protocol %d.%02d does not tell where the kernel is", v>>8, v&0xff)
-	}
-	setup := int64(h[offSetupSects])
-	if setup == 0 {
-		setup = 4
-	}
-	off := (setup+1)*sector + int64(binary.LittleEndian.Uint32(h[offPayload:]))
-	length := int64(binary.LittleEndian.Uint32(h[offPayloadLength:]))
-	if length == 0 || off > size || length > size-off {
-		return nil, banger.Errorf(banger.Invalid, "read kernel image: its header places the kernel at %d+%d, the file has %d bytes", off, length, size)
-	}
-	return io.NewSectionReader(r, off, length), nil
+	return n, err
 }
 
-// unpack writes the unpacked payload to w and names its compression.
-func unpack(w *limitWriter, payload *io.SectionReader) (kind string, err error) {
-	var magic [6]byte
-	if _, err := payload.ReadAt(magic[:], 0); err != nil {
-		return "unknown", errors.New("the payload is too short")
-	}
-	m := string(magic[:])
-	has := func(prefix string) bool { return len(prefix) <= len(m) && m[:len(prefix)] == prefix }
-	switch {
-	case has("\x7fELF"):
-		_, err := io.Copy(w, payload)
-		return "none", err
-	case has("\x1f\x8b"):
-		return "gzip", unpackGzip(w, payload)
-	case has("\x28\xb5\x2f\xfd"):
-		return "zstd", sized(w, payload, unpackZstd)
-	case has("\x02\x21\x4c\x18"):
-		return "lz4", sized(w, payload, unpackLZ4)
-	}
-	for prefix, name := range map[string]string{"\xfd7zXZ\x00": "xz", "BZh": "bzip2", "\x5d\x00\x00": "lzma", "\x89LZO\x00\r": "lzo"} {
-		if has(prefix) {
-			return name, banger.Errorf(banger.Unsupported, "banger reads gzip, zstd and lz4 kernels, this one is compressed with %s", name)
-		}
-	}
-	return "unknown", banger.Errorf(banger.Unsupported, "unknown compression: the kernel starts with % x", magic)
-}
-
-func unpackGzip(w io.Writer, r io.Reader) error {
-	z, err := gzip.NewReader(r)
-	if err != nil {
-		return err
-	}
-	z.Multistream(false) // the kernel's build may pad after the one member
-	_, err = io.Copy(w, z)
-	return err
-}
-
-func unpackZstd(w io.Writer, r io.Reader) error {
-	z, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
-		zstd.WithDecoderMaxWindow(maxZstdWindow), zstd.WithDecoderMaxMemory(maxVmlinux))
-	if err != nil {
-		return err
-	}
-	defer z.Close()
-	_, err = io.Copy(w, z)
-	return err
-}
-
-// sized unpacks all but the last four bytes of the payload. Those are the
-// unpacked size, which the kernel's build appends to every format that does
-// not end with it; so they show whether all of the kernel was there.
-func sized(w *limitWriter, payload *io.SectionReader, unpack func(io.Writer, io.Reader) error) error {
-	var word [4]byte
-	n := payload.Size() - int64(len(word))
-	if _, err := payload.ReadAt(word[:], n); err != nil {
-		return errors.New("the payload is too short")
-	}
-	want := int64(binary.LittleEndian.Uint32(word[:]))
-	if want > w.left {
-		return errTooBig
-	}
-	w.left = want
-	if err := unpack(w, io.NewSectionReader(payload, 0, n)); err != nil {
-		return err
-	}
-	if w.n != want {
-		return fmt.Errorf("unpacked to %d bytes, not %d", w.n, want)
-	}
-	return nil
-}
-
-var errTooBig = errors.New("unpacks to more than it may")
-
-// limitWriter writes at most left bytes. It keeps an error of the file below
-// it apart from those of the data that is unpacked into it.
-type limitWriter struct {
+// output takes the unpacked kernel, at most left bytes of it, and learns on
+// the way what would else need a second pass. It keeps an error of the file
+// below it apart from those of the data that is unpacked into it.
+type output struct {
+	ctx     context.Context
 	w       io.Writer
+	sum     hash.Hash
+	banner  mark
+	config  mark
 	n, left int64
 	err     error
 }
 
-func (l *limitWriter) Write(p []byte) (int, error) {
-	if int64(len(p)) > l.left {
+func newOutput(ctx context.Context, w io.Writer) *output {
+	return &output{ctx: ctx, w: w, sum: sha256.New(), banner: mark{word: bannerWord}, config: mark{word: configStart}, left: maxVmlinux}
+}
+
+var errTooBig = errors.New("unpacks to more than it may")
+
+func (o *output) Write(p []byte) (int, error) {
+	if err := o.ctx.Err(); err != nil {
+		return 0, err
+	}
+	if int64(len(p)) > o.left {
 		return 0, errTooBig
 	}
-	n, err := l.w.Write(p)
-	l.n, l.left, l.err = l.n+int64(n), l.left-int64(n), err
+	// Hashing takes as long as writing and both only read p.
+	var hashed sync.WaitGroup
+	hashed.Go(func() { o.sum.Write(p) })
+	o.banner.write(p)
+	o.config.write(p)
+	n, err := o.w.Write(p)
+	hashed.Wait()
+	o.n, o.left, o.err = o.n+int64(n), o.left-int64(n), err
 	return n, err
+}
+
+// maxMarks is how many places of a word are noted. A kernel has two of its banner.
+const maxMarks = 16
+
+// mark notes where its word is in a stream, also where two writes share it.
+type mark struct {
+	word string
+	at   []int64 // the first maxMarks places, from the start of the stream
+	n    int64   // bytes written
+	tail []byte  // the last of them, one fewer than the word has
+}
+
+func (m *mark) write(p []byte) {
+	// No part of the seam has the whole word, so no place is found twice.
+	short := len(m.word) - 1
+	seam := append(m.tail, p[:min(len(p), short)]...)
+	m.find(seam, m.n-int64(len(m.tail)))
+	m.find(p, m.n)
+	m.n += int64(len(p))
+	last := p
+	if len(p) < short {
+		last = seam
+	}
+	m.tail = append(make([]byte, 0, 2*short), last[max(0, len(last)-short):]...)
+}
+
+// find notes the places in b, which is at off in the stream.
+func (m *mark) find(b []byte, off int64) {
+	word := []byte(m.word)
+	for len(m.at) < maxMarks {
+		i := bytes.Index(b, word)
+		if i < 0 {
+			return
+		}
+		m.at = append(m.at, off+int64(i))
+		b, off = b[i+1:], off+int64(i+1)
+	}
 }
 
 // asInvalid gives an error of foreign data the kind Invalid, unless it has a kind.
