@@ -73,6 +73,9 @@ var (
 	packageVersion = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.+:~-]*$`)
 )
 
+// noRelease is what apt says of a suite that the archive does not have.
+var noRelease = regexp.MustCompile(`The repository '(\S+) (\S+) Release' does not have a Release file`)
+
 // newApt sets up an apt in dir, which must not exist.
 func newApt(dir, arch, keyring string, mirrors []mirror) (*apt, error) {
 	if strconv.Quote(dir) != `"`+dir+`"` {
@@ -117,6 +120,10 @@ func (a *apt) run(ctx context.Context, c hostcmd.Cmd) error {
 			WithHint("free some space where %s is", filepath.Dir(filepath.Dir(a.dir)))
 	case strings.Contains(said, "No packages found") || strings.Contains(said, "Unable to locate package"):
 		return fail(banger.NotFound, err, "%s", said)
+	case noRelease.MatchString(said):
+		m := noRelease.FindStringSubmatch(said)
+		return fail(banger.NotFound, err, "%s has no suite %s", m[1], m[2]).
+			WithHint("suites are for instance bookworm, trixie and sid of Debian, noble of Ubuntu")
 	}
 	return fail(banger.Unavailable, err, "%s", said).
 		WithHint("check that this host reaches %s; a proxy is taken from http_proxy or /etc/apt/apt.conf.d", a.mirrors[0].uri)

@@ -19,8 +19,9 @@ import (
 // Bounds on the walk from a meta package to what it stands for.
 const (
 	maxPackages = 8
-	// A meta package installs a changelog and a copyright notice, at most.
-	metaSize = 1 << 20
+	// A meta package installs a changelog and a copyright notice, at most. The
+	// smallest that matters has the lists of what is built in, 600 KB.
+	metaSize = 128 << 10
 )
 
 // deb is one package, as the archive describes it.
@@ -63,8 +64,13 @@ func (s debSource) String() string {
 	return "deb://" + s.pkg + "?suite=" + s.suite
 }
 
-// DefaultName is the package's name.
-func (s debSource) DefaultName() string { return nameFrom(s.pkg) }
+// DefaultName is the package's name, with that of the suite if it has one.
+func (s debSource) DefaultName() string {
+	if s.suite == "" {
+		return nameFrom(s.pkg)
+	}
+	return nameFrom(s.pkg + "-" + s.suite)
+}
 
 // fill gets the packages through the host's apt and installs nothing.
 func (s debSource) fill(ctx context.Context, f *filling) (origin, error) {
@@ -81,7 +87,7 @@ func (s debSource) fill(ctx context.Context, f *filling) (origin, error) {
 		return origin{}, err
 	}
 	f.report("find "+s.pkg, 0, 0)
-	a, debs, err := suite.find(ctx, s.pkg, f.tmp, arch, keyring)
+	a, debs, err := s.find(ctx, f, suite, arch, keyring)
 	if err != nil {
 		return origin{}, fmt.Errorf("find %s in %s: %w", s.pkg, suite.name, err)
 	}
@@ -89,7 +95,7 @@ func (s debSource) fill(ctx context.Context, f *filling) (origin, error) {
 	if err != nil {
 		return origin{}, err
 	}
-	from := origin{}
+	from := origin{distro: suite.distro.name}
 	for i, d := range debs {
 		had := f.bundle.vmlinuzSize
 		if err := unpackDeb(ctx, d, files[i], f); err != nil {
@@ -99,25 +105,29 @@ func (s debSource) fill(ctx context.Context, f *filling) (origin, error) {
 			from.source = "deb:" + d.name + "=" + d.version
 		}
 	}
+	if f.bundle.vmlinuzSize == 0 {
+		return origin{}, banger.Errorf(banger.Invalid, "%s holds no kernel", from.source).
+			WithHint("a kernel is in packages linux-image-*; for instance deb://linux-image-cloud-amd64")
+	}
 	return from, nil
 }
 
-// find finds the packages of a kernel with the mirrors that the host uses
-// for the suite, and failing that with the distribution's own.
-func (s suite) find(ctx context.Context, pkg, tmp, arch, keyring string) (*apt, []deb, error) {
-	tries := [][]mirror{s.defaultMirrors()}
-	if host := s.hostMirrors(ctx); host != nil && !slices.Equal(host, tries[0]) {
+// find finds the packages of a kernel with the mirrors that the host uses, and
+// failing that with the distribution's own.
+func (s debSource) find(ctx context.Context, f *filling, in suite, arch, keyring string) (*apt, []deb, error) {
+	tries := [][]mirror{in.defaultMirrors()}
+	if host := in.hostMirrors(ctx, hostSuite(f.options.osRelease)); host != nil && !slices.Equal(host, tries[0]) {
 		tries = [][]mirror{host, tries[0]}
 	}
 	var first error
 	for i, mirrors := range tries {
-		a, err := newApt(filepath.Join(tmp, "apt"+strconv.Itoa(i)), arch, keyring, mirrors)
+		a, err := newApt(filepath.Join(f.tmp, "apt"+strconv.Itoa(i)), arch, keyring, mirrors)
 		if err != nil {
 			return nil, nil, err
 		}
 		if err = a.update(ctx); err == nil {
 			var debs []deb
-			if debs, err = a.resolve(ctx, pkg); err == nil {
+			if debs, err = a.resolve(ctx, s.pkg); err == nil {
 				return a, debs, nil
 			}
 		}
@@ -162,12 +172,14 @@ func (a *apt) resolve(ctx context.Context, pkg string) ([]deb, error) {
 func (a *apt) show(ctx context.Context, w want) (deb, error) {
 	var out bytes.Buffer
 	c := hostcmd.Cmd{Path: "apt-cache", Args: []string{"show", "--no-all-versions", w.String()}, Stdout: &out}
-	if err := a.run(ctx, c); err != nil {
+	err := a.run(ctx, c)
+	if err != nil && !banger.IsKind(err, banger.NotFound) {
 		return deb{}, err
 	}
 	d := parseStanza(out.String())
-	if d.name != w.name || w.version != "" && d.version != w.version || !packageVersion.MatchString(d.version) {
-		return deb{}, banger.Errorf(banger.NotFound, "the archive has no package %s", w)
+	if err != nil || d.name != w.name || w.version != "" && d.version != w.version || !packageVersion.MatchString(d.version) {
+		return deb{}, banger.Errorf(banger.NotFound, "the archive has no package %s", w).
+			WithHint("look for one: apt-cache search --names-only '^linux-image-'")
 	}
 	return d, nil
 }
@@ -197,6 +209,11 @@ func parseStanza(s string) deb {
 	return d
 }
 
+// kernelPrefixes begin the names of packages that a kernel is made of. Ubuntu
+// has the modules in a package of their own; Debian 14 the kernel (binary) and
+// what it says about itself (base) too.
+var kernelPrefixes = []string{"linux-image-", "linux-modules-", "linux-binary-", "linux-base-"}
+
 // kernelDepends keeps those dependencies that are kernel packages, the first
 // of alternatives, and their versions where one exact version is asked for.
 func kernelDepends(s string) []want {
@@ -204,7 +221,8 @@ func kernelDepends(s string) []want {
 	for dep := range strings.SplitSeq(s, ",") {
 		dep, _, _ = strings.Cut(dep, "|")
 		name, relation, _ := strings.Cut(strings.TrimSpace(dep), " ")
-		if !strings.HasPrefix(name, "linux-image-") && !strings.HasPrefix(name, "linux-modules-") || !packageName.MatchString(name) {
+		ofKernel := slices.ContainsFunc(kernelPrefixes, func(p string) bool { return strings.HasPrefix(name, p) })
+		if !ofKernel || !packageName.MatchString(name) {
 			continue
 		}
 		w := want{name: name}

@@ -1,6 +1,7 @@
 package kernelcat
 
 import (
+	"cmp"
 	"context"
 	"debug/elf"
 	"errors"
@@ -9,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -43,6 +45,8 @@ type archive struct {
 	dir      string // $FAKE
 	bin      string
 	out, tmp string
+	host     string // os-release of the host
+	want     string // source; empty: that of debian-6.1
 }
 
 func newArchive(t *testing.T) *archive {
@@ -59,6 +63,7 @@ func newArchive(t *testing.T) *archive {
 			t.Fatal(err)
 		}
 	}
+	a.host = "ID=debian\nVERSION_CODENAME=bookworm\n"
 	a.write("targets", "")
 	a.program("apt-get", fakeApt)
 	a.program("apt-cache", fakeApt)
@@ -133,11 +138,20 @@ func (a *archive) pull(ctx context.Context) (banger.Kernel, []string, error) {
 	if err != nil {
 		a.t.Fatal(err)
 	}
-	k, err := Pull(ctx, a.out, e.Want(), sources, Options{TempDir: a.tmp, keyrings: []string{"/nonesuch", filepath.Join(a.dir, "keys")}, Progress: func(s banger.Progress) {
-		if len(steps) == 0 || steps[len(steps)-1] != s.Step {
-			steps = append(steps, s.Step)
+	if a.want != "" {
+		s, err := ParseSource(a.want)
+		if err != nil {
+			a.t.Fatal(err)
 		}
-	}})
+		sources = []Source{s}
+	}
+	a.write("os-release", a.host)
+	k, err := Pull(ctx, a.out, e.Want(), sources, Options{TempDir: a.tmp, osRelease: filepath.Join(a.dir, "os-release"),
+		keyrings: []string{"/nonesuch", filepath.Join(a.dir, "keys")}, Progress: func(s banger.Progress) {
+			if len(steps) == 0 || steps[len(steps)-1] != s.Step {
+				steps = append(steps, s.Step)
+			}
+		}})
 	if files := tree(a.t, a.tmp); files != "" {
 		a.t.Errorf("working files left: %s", files)
 	}
@@ -222,34 +236,70 @@ func TestPullTwoPackages(t *testing.T) {
 func TestPullHostMirror(t *testing.T) {
 	const host = "http://mirror.example/debian/ bookworm main\nhttp://mirror.example/debian/ bookworm main\nhttp://mirror.example/sec/ bookworm-security main\n" +
 		"http://docker.example/ bookworm stable\nhttp://mirror.example/debian/ bookworm-updates main\ncdrom:[x]/ bookworm main\n"
+	trixie := strings.ReplaceAll(host, "bookworm", "trixie")
+	const broken = `grep -q mirror.example "$state/sources.list" && { echo "E: The repository 'http://mirror.example/debian bookworm Release' does not have a Release file." >&2; exit 100; }`
 	for _, tt := range []struct {
-		name, targets, fail string
-		mirror, debian      bool // which are asked
+		name, targets, host, want, fail string
+		asked                           string // of which archives which suites
 	}{
-		{"host has the suite", host, "", true, false},
-		{"host has another suite", strings.ReplaceAll(host, "bookworm", "trixie"), "", false, true},
-		{"host has only security", "http://mirror.example/debian/ bookworm-security main\n", "", false, true},
-		{"host's mirror is broken", host, `grep -q mirror.example "$state/sources.list" && { echo "E: no" >&2; exit 100; }`, true, true},
+		{"host has the suite", host, "", "", "", "mirror.example/debian/ bookworm, mirror.example/sec/ bookworm-security"},
+		{"host is of another suite", trixie, "ID=debian\nVERSION_CODENAME=trixie\n", "", "", "mirror.example/debian/ bookworm, mirror.example/sec/ bookworm-security"},
+		{"host has another suite than its own", trixie, "", "", "", "deb.debian.org/debian/ bookworm, deb.debian.org/debian-security/ bookworm-security"},
+		{"host is of another distribution", strings.ReplaceAll(host, "bookworm", "noble"), "UBUNTU_CODENAME=noble\n", "", "", "deb.debian.org/debian/ bookworm, deb.debian.org/debian-security/ bookworm-security"},
+		{"host has only security", "http://mirror.example/debian/ bookworm-security main\n", "", "", "", "deb.debian.org/debian/ bookworm, deb.debian.org/debian-security/ bookworm-security"},
+		{"host's mirror does not have it", host, "", "", broken, "mirror.example/debian/ bookworm, mirror.example/sec/ bookworm-security, deb.debian.org/debian/ bookworm, deb.debian.org/debian-security/ bookworm-security"},
+		{"the host's suite", host, "", "deb://linux-image-cloud-amd64", "", "mirror.example/debian/ bookworm, mirror.example/sec/ bookworm-security"},
+		{"the host's suite, Ubuntu", "http://mirror.example/ubuntu/ noble main\nhttp://mirror.example/ubuntu/ noble-updates main\nhttp://mirror.example/ubuntu/ noble-backports main\n", "ID=linuxmint\nUBUNTU_CODENAME=noble\n", "deb://linux-image-cloud-amd64", "",
+			"mirror.example/ubuntu/ noble, mirror.example/ubuntu/ noble-updates"},
+		{"a suite without security", "", "", "deb://linux-image-cloud-amd64?suite=sid", "", "deb.debian.org/debian/ sid"},
+		{"host's mirror, without security", host, "", "deb://linux-image-cloud-amd64?suite=sid", "", "mirror.example/debian/ sid"},
+		{"backports", host, "", "deb://linux-image-cloud-amd64?suite=bookworm-backports", "", "mirror.example/debian/ bookworm-backports"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			a := newArchive(t)
 			a.kernel(packGzip(vmlinuxELF(elf.EM_X86_64, true, 100)))
 			a.write("targets", tt.targets)
 			a.write("fail-update", tt.fail)
+			a.host, a.want = cmp.Or(tt.host, a.host), tt.want
 			if _, _, err := a.pull(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			log := a.log()
-			if got := strings.Contains(log, "mirror.example/debian/ bookworm main"); got != tt.mirror {
-				t.Errorf("host's mirror asked: %v", got)
+			var asked []string
+			for line := range strings.SplitSeq(a.log(), "\n") {
+				if f := strings.Fields(line); len(f) == 8 && f[0] == "deb" {
+					asked = append(asked, strings.TrimPrefix(f[5], "http://")+" "+f[6])
+				}
 			}
-			if got := strings.Contains(log, "deb.debian.org"); got != tt.debian {
-				t.Errorf("deb.debian.org asked: %v", got)
-			}
-			if strings.Contains(log, "docker.example") || strings.Contains(log, "cdrom") || strings.Contains(log, "-updates") {
-				t.Errorf("asked too many:\n%s", log)
+			slices.Sort(asked)
+			want := strings.Split(tt.asked, ", ")
+			slices.Sort(want)
+			if got := slices.Compact(asked); !slices.Equal(got, want) {
+				t.Errorf("asked %q", got)
 			}
 		})
+	}
+}
+
+// Debian 14 has four packages for a kernel, beside two that only name them.
+func TestPullFourPackages(t *testing.T) {
+	const v, at = "7.2.13+deb14-cloud-amd64", "usr/lib/modules/7.2.13+deb14-cloud-amd64/"
+	a := newArchive(t)
+	a.deb("linux-image-cloud-amd64", "7.2.13-1", "linux-base-cloud-amd64 (= 7.2.13-1), linux-image-"+v+" (= 7.2.13-1)", nil)
+	a.deb("linux-base-cloud-amd64", "7.2.13-1", "linux-base-"+v+" (= 7.2.13-1)", nil)
+	a.deb("linux-image-"+v, "7.2.13-1", "dracut | linux-initramfs-tool, linux-base (>= 4.17~), linux-base-"+v+" (= 7.2.13-1), linux-binary-"+v+" (= 7.2.13-1), linux-modules-"+v+" (= 7.2.13-1)", nil)
+	a.deb("linux-binary-"+v, "7.2.13-1", "linux-base-"+v+" (= 7.2.13-1)", map[string][]byte{at + "vmlinuz": bzImage(packZstd(vmlinuxELF(elf.EM_X86_64, false, 10_000)))})
+	a.deb("linux-base-"+v, "7.2.13-1", "", map[string][]byte{at + "config": []byte("CONFIG_IP_PNP=y\n"), at + "System.map": []byte("x"), at + "modules.builtin": []byte("kernel/fs/ext4/ext4.ko\n")})
+	a.deb("linux-modules-"+v, "7.2.13-1", "kmod", map[string][]byte{at + "kernel/overlay.ko": moduleELF("depends=")})
+	a.want = "deb://linux-image-cloud-amd64?suite=forky"
+	k, _, err := a.pull(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if k.Source != "deb:linux-binary-"+v+"=7.2.13-1" || k.KernelVersion != v || k.Features["ip_pnp"] != "builtin" || k.Features["ext4"] != "builtin" || k.Features["overlay"] != "module" {
+		t.Errorf("record is %+v", k)
+	}
+	if got := tree(t, a.out); got != "modules/kernel/overlay.ko modules/modules.builtin vmlinux" {
+		t.Errorf("files: %s", got)
 	}
 }
 
@@ -272,10 +322,13 @@ func TestPullErrors(t *testing.T) {
 	}{
 		{"no network", good, func(a *archive) { a.write("fail-update", offline) }, banger.Unavailable, "Temporary failure resolving 'deb.debian.org'", "http_proxy"},
 		{"no lists, no error", good, func(a *archive) { a.write("fail-update", "exit 0") }, banger.Unavailable, "no list of packages from http://deb.debian.org", "reaches it"},
-		{"unknown package", good, func(a *archive) { os.RemoveAll(filepath.Join(a.dir, "show")) }, banger.NotFound, "No packages found", ""},
+		{"unknown package", good, func(a *archive) { os.RemoveAll(filepath.Join(a.dir, "show")) }, banger.NotFound, "in bookworm: the archive has no package linux-image-cloud-amd64", "apt-cache search"},
+		{"unknown suite", good, func(a *archive) {
+			a.write("fail-update", `echo "E: The repository 'http://deb.debian.org/debian nonesuch Release' does not have a Release file." >&2; exit 100`)
+		}, banger.NotFound, "http://deb.debian.org/debian has no suite nonesuch", "trixie"},
 		{"another version than asked", good, func(a *archive) {
 			a.write("show/linux-image-cloud-amd64", "Package: linux-image-cloud-amd64\nVersion: 1\nDepends: linux-image-6.1.0-56-cloud-amd64 (= 9)\n")
-		}, banger.NotFound, "no package linux-image-6.1.0-56-cloud-amd64=9", ""},
+		}, banger.NotFound, "no package linux-image-6.1.0-56-cloud-amd64=9", "apt-cache search"},
 		{"no kernel behind it", good, func(a *archive) {
 			a.write("show/linux-image-cloud-amd64", "Package: linux-image-cloud-amd64\nVersion: 1\nDepends: linux-base, linux-image-x (= -o), linux-image-/../x\n")
 		}, banger.NotFound, "neither is a kernel", ""},
@@ -291,7 +344,12 @@ func TestPullErrors(t *testing.T) {
 		{"lzo kernel", []byte("\x89LZO\x00\r\n\x1a\n"), func(*archive) {}, banger.Unsupported, "compressed with lzo", ""},
 		{"damaged kernel", good[:len(good)/2], func(*archive) {}, banger.Invalid, "unpack kernel (gzip)", ""},
 		{"kernel of another machine", packGzip(vmlinuxELF(elf.EM_AARCH64, true, 100)), func(*archive) {}, banger.Unsupported, "the kernel is for aarch64, this host is x86_64", "a kernel for x86_64"},
-		{"package without a kernel", good, hostile(entry{"./lib/modules/6.1/a.ko", 0, "x"}), banger.Invalid, "holds no kernel", ""},
+		{"package without a kernel", good, hostile(entry{"./lib/modules/6.1/a.ko", 0, "x"}), banger.Invalid, "deb:linux-image-6.1.0-56-cloud-amd64=6.1.192-2 holds no kernel", "deb://linux-image-cloud-amd64"},
+		{"package of something else", good, func(a *archive) {
+			a.want = "deb://coreutils"
+			a.deb("coreutils", "9.1", "", map[string][]byte{"bin/true": []byte("x")})
+		}, banger.Invalid, "deb:coreutils=9.1 holds no kernel", "deb://linux-image-cloud-amd64"},
+		{"host of another kind", good, func(a *archive) { a.want, a.host = "deb://linux-image-cloud-amd64", "ID=fedora\n" }, banger.Invalid, "neither Debian nor Ubuntu", "?suite=bookworm"},
 		{"package with a bad path", good, hostile(entry{"./lib/modules/6.1/../../../x", 0, "x"}), banger.Invalid, "holds the path", ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

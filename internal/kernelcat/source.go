@@ -41,6 +41,7 @@ type Source interface {
 type origin struct {
 	source string // for people, for instance deb:linux-image-6.1.0-56-cloud-amd64=6.1.192-2
 	digest string // of what the source gave, sha256:HEX; empty where it has none
+	distro string // that the kernel is of; empty where the source does not know
 }
 
 // filling is one try of one source.
@@ -192,7 +193,7 @@ func (f *filling) finish(ctx context.Context, dir string, w Want, from origin) (
 		return Entry{}, fmt.Errorf("read kernel of %s: %w", from.source, err)
 	}
 	k := Entry{
-		Name: w.Name, Distro: w.Distro, Arch: info.Arch, KernelVersion: b.version, Args: w.Args,
+		Name: w.Name, Distro: cmp.Or(w.Distro, from.distro), Arch: info.Arch, KernelVersion: b.version, Args: w.Args,
 		SHA256: info.SHA256, Source: from.source, Digest: from.digest, ImportedAt: time.Now().UTC().Truncate(time.Second),
 		Size: info.Size + b.initrdSize + b.modulesSize,
 	}

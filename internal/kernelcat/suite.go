@@ -101,6 +101,18 @@ func (s suite) keyring(instead []string) (string, error) {
 		WithHint("apt-get install -y --no-install-recommends %s", s.keyPkg)
 }
 
+// has reports whether the suite has a pocket: Debian's unstable and backports
+// have no updates of their own.
+func (s suite) has(pocket string) bool {
+	if pocket != "" && (slices.Contains(alone, s.name) || strings.Contains(s.name, "-")) {
+		return false
+	}
+	return slices.Contains(s.pockets, pocket)
+}
+
+// alone are Debian's suites that security updates go to directly.
+var alone = []string{"sid", "unstable", "experimental", "rc-buggy"}
+
 // defaultMirrors are the distribution's own names for its archive.
 func (s suite) defaultMirrors() []mirror {
 	var all []mirror
@@ -109,29 +121,43 @@ func (s suite) defaultMirrors() []mirror {
 		if pocket == "-security" {
 			m.uri = s.security
 		}
-		all = append(all, m)
+		if s.has(pocket) {
+			all = append(all, m)
+		}
 	}
 	return all
 }
 
 // hostMirrors are the mirrors that the host's own sources have for the suite,
-// none if they do not have it or cannot be read: then the default ones serve.
-func (s suite) hostMirrors(ctx context.Context) []mirror {
+// or, where they do not have it, those for the suite of the host, if that is
+// of the same distribution: a mirror seldom has only one. None if the sources
+// cannot be read: then the default ones serve.
+func (s suite) hostMirrors(ctx context.Context, host suite) []mirror {
 	out, err := hostcmd.Output(ctx, hostcmd.Cmd{Path: "apt-get", Env: aptEnv,
 		Args: []string{"indextargets", "--no-release-info", "--format", "$(REPO_URI) $(RELEASE) $(COMPONENT)", "Created-By: Packages"}})
 	if err != nil {
 		return nil
 	}
+	found := s.mirrorsIn(string(out), s)
+	if found == nil && host.distro.name == s.distro.name {
+		found = s.mirrorsIn(string(out), host)
+	}
+	return found
+}
+
+// mirrorsIn takes the mirrors that the host's sources have for suite like as
+// those of s: none without one for its first pocket.
+func (s suite) mirrorsIn(sources string, like suite) []mirror {
 	var found []mirror
 	whole := false
-	for line := range strings.SplitSeq(string(out), "\n") {
+	for line := range strings.SplitSeq(sources, "\n") {
 		f := strings.Fields(line)
 		if len(f) != 3 || f[2] != "main" || strings.HasPrefix(f[0], "cdrom:") || strings.ContainsAny(f[0], "[]#") {
 			continue
 		}
-		m := mirror{f[0], f[1]}
-		pocket, ok := strings.CutPrefix(m.suite, s.name)
-		if !ok || !slices.Contains(s.pockets, pocket) || slices.Contains(found, m) {
+		pocket, ok := strings.CutPrefix(f[1], like.name)
+		m := mirror{f[0], s.name + pocket}
+		if !ok || !like.has(pocket) || !s.has(pocket) || slices.Contains(found, m) {
 			continue
 		}
 		whole = whole || pocket == ""

@@ -203,6 +203,8 @@ func modulesPart(name string) part {
 		return part{kind: config, version: version}
 	case "initramfs.img", "initrd":
 		return part{kind: initrd, version: version}
+	case "System.map":
+		return part{} // for debuggers; as large as all modules of a small kernel
 	}
 	return part{kind: module, version: version, file: file}
 }
