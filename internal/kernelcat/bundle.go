@@ -3,6 +3,7 @@ package kernelcat
 import (
 	"bytes"
 	"context"
+	"debug/elf"
 	"errors"
 	"fmt"
 	"io"
@@ -31,8 +32,9 @@ const (
 // bundle is a kernel's folder while a source fills it. Whatever the source, the
 // parts are checked and written here and nowhere else.
 type bundle struct {
-	root    *os.Root // gets vmlinux, initrd.img and modules/
-	vmlinuz *os.File // the kernel as the source has it, a working file
+	ctx     context.Context // of the filling
+	root    *os.Root        // gets vmlinux, initrd.img and modules/
+	vmlinuz *os.File        // the kernel as the source has it, a working file, where that is no ELF file
 	config  []byte
 	meta    metadata
 	version string // as uname -r, from the names that the source has; may be empty
@@ -43,14 +45,16 @@ type bundle struct {
 	entries     int
 	left        int64 // bytes that may still be read
 	nested      bool  // in an archive of an archive
+
+	info *VmlinuxInfo // of vmlinux, once that is written
 }
 
-func newBundle(root *os.Root, tmp string) (*bundle, error) {
+func newBundle(ctx context.Context, root *os.Root, tmp string) (*bundle, error) {
 	f, err := os.Create(filepath.Join(tmp, "vmlinuz"))
 	if err != nil {
 		return nil, err
 	}
-	return &bundle{root: root, vmlinuz: f, left: maxUnpacked}, nil
+	return &bundle{ctx: ctx, root: root, vmlinuz: f, left: maxUnpacked}, nil
 }
 
 func (b *bundle) close() { b.vmlinuz.Close() }
@@ -68,14 +72,39 @@ func (b *bundle) setVersion(v string) error {
 	return nil
 }
 
-// setKernel takes the kernel itself: an ELF file or a bzImage.
+// setKernel takes the kernel itself: an ELF file or a bzImage. An ELF file is
+// vmlinux as it comes, and is written once, where it belongs.
 func (b *bundle) setKernel(name string, r io.Reader) error {
 	if b.vmlinuzSize > 0 {
 		return banger.Errorf(banger.Invalid, "it holds a kernel twice, the second is %q", name)
 	}
-	n, err := copyBounded(b.vmlinuz, r, maxVmlinuz)
-	b.vmlinuzSize = n
+	var magic [len(elf.ELFMAG)]byte
+	n, err := io.ReadFull(r, magic[:])
+	if err != nil && n == 0 && err != io.EOF {
+		return err
+	}
+	r = io.MultiReader(bytes.NewReader(magic[:n]), r)
+	if string(magic[:]) == elf.ELFMAG {
+		return b.setVmlinux(r)
+	}
+	b.vmlinuzSize, err = copyBounded(b.vmlinuz, r, maxVmlinuz)
 	return err
+}
+
+// setVmlinux writes vmlinux.
+func (b *bundle) setVmlinux(r io.Reader) error {
+	f, err := b.root.OpenFile(vmlinuxFile, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o444)
+	if err != nil {
+		return asTwice(err, vmlinuxFile)
+	}
+	out := newOutput(b.ctx, f)
+	if err = copyAll(out, r); err == nil {
+		var info VmlinuxInfo
+		info, err = describe(f, out, "none", "")
+		b.info = &info
+	}
+	b.vmlinuzSize = out.n
+	return errors.Join(err, f.Close())
 }
 
 // setInitrd takes a foreign initrd.
@@ -158,8 +187,11 @@ func (b *bundle) create(name string, r io.Reader, limit int64) (int64, error) {
 	return n, nil
 }
 
-// extract writes vmlinux, if it is a kernel for this host.
+// extract writes vmlinux, unless it is there, if it is a kernel for this host.
 func (b *bundle) extract(ctx context.Context) (VmlinuxInfo, error) {
+	if b.info != nil {
+		return *b.info, b.believe(*b.info)
+	}
 	f, err := b.root.OpenFile(vmlinuxFile, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o444)
 	if err != nil {
 		return VmlinuxInfo{}, err

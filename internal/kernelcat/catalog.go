@@ -3,7 +3,9 @@ package kernelcat
 import (
 	_ "embed"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"net/url"
 	"os"
 	"strings"
 
@@ -37,14 +39,17 @@ type CatEntry struct {
 	TarballURL    string      `json:"tarball_url,omitempty"`    // of a bundle, tar.zst; may be relative to the catalog's own URL
 	TarballSHA256 string      `json:"tarball_sha256,omitempty"` // hex
 	SizeBytes     int64       `json:"size_bytes,omitempty"`     // of the tarball
+	VmlinuxSHA256 string      `json:"vmlinux_sha256,omitempty"` // hex, of the vmlinux that any of its sources gives
 	Description   string      `json:"description"`
 	Sources       []SourceRef `json:"sources,omitempty"`
+
+	from string // URL of the catalog, empty for the built-in one
 }
 
 // SourceRef is a further source of an entry. Fields that this build does not
 // know, and URLs of kinds it does not know, are passed over.
 type SourceRef struct {
-	URL       string `json:"url"`                  // as banger kernel pull takes it
+	URL       string `json:"url"`                  // as banger kernel pull takes it, or relative to the catalog's own URL
 	SHA256    string `json:"sha256,omitempty"`     // hex, of what an https URL gives
 	SizeBytes int64  `json:"size_bytes,omitempty"` // of that
 }
@@ -75,6 +80,40 @@ func ParseCatalog(b []byte) (*Catalog, error) {
 	return &c, nil
 }
 
+// Resolve makes the URLs of bundles in the catalog absolute, which may be
+// relative to base, the catalog's own URL: https://..., or file:///... for a
+// file of this host. From then on the catalog answers for them: its host cannot
+// send banger to places nearer than itself. A catalog of a server that names
+// files of this host is an Invalid error.
+func (c *Catalog) Resolve(base *url.URL) error {
+	absolute := func(ref *string) error {
+		if *ref == "" || IsSource(*ref) && !isTarball(*ref) {
+			return nil
+		}
+		u, err := base.Parse(*ref)
+		switch {
+		case err != nil:
+			return banger.Errorf(banger.Invalid, "%.200q is no URL", *ref)
+		case u.Scheme == "file" && base.Scheme != "file":
+			return banger.Errorf(banger.Invalid, "%.200q is a file of this host", *ref)
+		}
+		*ref = u.String()
+		return nil
+	}
+	for i := range c.Entries {
+		e := &c.Entries[i]
+		e.from = base.String()
+		err := absolute(&e.TarballURL)
+		for j := range e.Sources {
+			err = errors.Join(err, absolute(&e.Sources[j].URL))
+		}
+		if err != nil {
+			return fmt.Errorf("read kernel catalog: kernel %s: %w", e.Name, err)
+		}
+	}
+	return nil
+}
+
 // maxText bounds a catalog's texts, which are shown to people.
 const maxText = 512
 
@@ -92,6 +131,8 @@ func (e CatEntry) validate() error {
 		return banger.Errorf(banger.Invalid, "kernel %s: %q is no kernel version", e.Name, e.KernelVersion)
 	case e.TarballURL != "" && !validSHA256(e.TarballSHA256):
 		return banger.Errorf(banger.Invalid, "kernel %s: tarball_sha256 %.80q is no SHA-256", e.Name, e.TarballSHA256)
+	case e.VmlinuxSHA256 != "" && !validSHA256(e.VmlinuxSHA256):
+		return banger.Errorf(banger.Invalid, "kernel %s: vmlinux_sha256 %.80q is no SHA-256", e.Name, e.VmlinuxSHA256)
 	case e.SizeBytes < 0:
 		return banger.Errorf(banger.Invalid, "kernel %s: size_bytes is %d", e.Name, e.SizeBytes)
 	}
@@ -121,7 +162,7 @@ func (c *Catalog) Lookup(name string) (CatEntry, error) {
 
 // Want is what a pull of the entry must give.
 func (e CatEntry) Want() Want {
-	return Want{Name: e.Name, Distro: e.Distro, Arch: e.Arch, KernelVersion: e.KernelVersion}
+	return Want{Name: e.Name, Distro: e.Distro, Arch: e.Arch, KernelVersion: e.KernelVersion, SHA256: e.VmlinuxSHA256}
 }
 
 // Outdated reports whether the catalog has another kernel than k, which is here
@@ -144,7 +185,7 @@ func (e CatEntry) PullSources() ([]Source, error) {
 	var sources []Source
 	var unknown error
 	for _, r := range refs {
-		s, err := r.source()
+		s, err := r.source(e.from)
 		if err != nil {
 			unknown = err
 			continue
@@ -160,4 +201,20 @@ func (e CatEntry) PullSources() ([]Source, error) {
 	return sources, nil
 }
 
-func (r SourceRef) source() (Source, error) { return ParseSource(r.URL) }
+// source is the source that r names in the catalog at the URL from.
+func (r SourceRef) source(from string) (Source, error) {
+	if !isTarball(r.URL) {
+		return ParseSource(r.URL)
+	}
+	u, err := url.Parse(r.URL)
+	if err != nil {
+		return nil, banger.Errorf(banger.Invalid, "%.200q is no URL", r.URL)
+	}
+	if r.SHA256 == "" {
+		return parseTarball(u, from)
+	}
+	if !validSHA256(r.SHA256) || r.SizeBytes < 0 {
+		return nil, banger.Errorf(banger.Invalid, "%.200q comes with the sha256 %.80q and the size %d", r.URL, r.SHA256, r.SizeBytes)
+	}
+	return newTarball(u, r.SHA256, r.SizeBytes, from)
+}

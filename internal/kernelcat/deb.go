@@ -282,28 +282,9 @@ func unpackDeb(ctx context.Context, d deb, file string, f *filling) error {
 	}()
 	step := "unpack " + d.name
 	f.report(step, 0, d.installed)
-	err := f.bundle.addTar(&meter{r: pr, every: reportEvery, report: func(n int64) { f.report(step, n, max(n, d.installed)) }})
+	err := f.bundle.addTar(&meter{r: pr, report: func(n int64) { f.report(step, n, max(n, d.installed)) }})
 	pr.CloseWithError(err)
 	cancel()
 	<-done
 	return err
-}
-
-// reportEvery is how many bytes go by between two reports of progress.
-const reportEvery = 4 << 20
-
-// meter reports how much was read through it, each so many bytes.
-type meter struct {
-	r        io.Reader
-	n, every int64
-	report   func(n int64)
-}
-
-func (m *meter) Read(p []byte) (int, error) {
-	n, err := m.r.Read(p)
-	before := m.n / m.every
-	if m.n += int64(n); m.n/m.every != before {
-		m.report(m.n)
-	}
-	return n, err
 }

@@ -117,7 +117,7 @@ func (f *filling) unpackImage(ctx context.Context, im *Image, files imageKernel)
 		}
 		err := readLayer(ctx, open, func(r io.Reader) error {
 			return eachEntry(r, func(n int, h *tar.Header, r io.Reader) error {
-				m := &meter{r: &boundedReader{r: r, left: &b.left}, every: reportEvery, report: func(n int64) { f.report(step, done+n, files.size) }}
+				m := &meter{r: &boundedReader{r: r, left: &b.left}, report: func(n int64) { f.report(step, done+n, files.size) }}
 				err := b.addImageFiles(w.take(n, h), m)
 				done += m.n
 				return err

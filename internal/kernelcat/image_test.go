@@ -470,7 +470,7 @@ func FuzzImage(f *testing.F) {
 			t.Fatal(err)
 		}
 		defer root.Close()
-		b, err := newBundle(root, t.TempDir())
+		b, err := newBundle(t.Context(), root, t.TempDir())
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -73,6 +73,10 @@ type Options struct {
 	// OpenImage opens an image for a source of the form oci://REF; without it
 	// there are none.
 	OpenImage OpenImage
+	// AllowPrivate is set where the user's configuration lets the catalog that
+	// names the sources point to private addresses. What the user names may
+	// be anywhere.
+	AllowPrivate bool
 
 	keyrings  []string // for tests: instead of those of the distribution
 	osRelease string   // for tests: instead of the host's
@@ -84,6 +88,7 @@ type Want struct {
 	Name, Distro  string
 	Arch          string // as uname -m; empty: that of this host
 	KernelVersion string // one that differs is an error
+	SHA256        string // of vmlinux, hex; one that differs is an error
 	Args          []string
 }
 
@@ -163,7 +168,7 @@ func trySource(ctx context.Context, dir string, w Want, s Source, o *Options) (k
 		return k, err
 	}
 	defer root.Close()
-	b, err := newBundle(root, tmp)
+	b, err := newBundle(ctx, root, tmp)
 	if err != nil {
 		return k, err
 	}
@@ -197,6 +202,9 @@ func (f *filling) finish(ctx context.Context, dir string, w Want, from origin) (
 		SHA256: info.SHA256, Source: from.source, Digest: from.digest, ImportedAt: time.Now().UTC().Truncate(time.Second),
 		Size: info.Size + b.initrdSize + b.modulesSize,
 	}
+	if w.SHA256 != "" && k.SHA256 != w.SHA256 {
+		return Entry{}, banger.Errorf(banger.Invalid, "%s: the sha256 of its vmlinux is %s, the catalog says %s", from.source, k.SHA256, w.SHA256)
+	}
 	if err := b.meta.complete(&k); err != nil {
 		return Entry{}, fmt.Errorf("%s: %w", from.source, err)
 	}
@@ -221,6 +229,7 @@ type metadata struct {
 	Arch          string   `json:"arch,omitempty"`
 	KernelVersion string   `json:"kernel_version,omitempty"`
 	Description   string   `json:"description,omitempty"`
+	VmlinuxSHA256 string   `json:"vmlinux_sha256,omitempty"`
 	Args          []string `json:"args,omitempty"` // kernel words that it needs
 }
 
@@ -250,6 +259,9 @@ func (m metadata) complete(k *Entry) error {
 		}
 		k.KernelVersion = m.KernelVersion
 	}
+	if m.VmlinuxSHA256 != "" && m.VmlinuxSHA256 != k.SHA256 {
+		return banger.Errorf(banger.Invalid, "its metadata says vmlinux has the sha256 %.64q, it has %s", m.VmlinuxSHA256, k.SHA256)
+	}
 	if badText(m.Distro) || len(m.Distro) > maxName {
 		return banger.Errorf(banger.Invalid, "its metadata says distribution %.200q", m.Distro)
 	}
@@ -266,6 +278,8 @@ func (m metadata) complete(k *Entry) error {
 //
 //	deb://PACKAGE[?suite=SUITE]   a package of Debian or Ubuntu
 //	oci://REF[@DIGEST]            an image of a registry that holds a kernel
+//	https://HOST/PATH#sha256=HEX  a bundle: an archive tar, tar.zst or tar.gz;
+//	                              http:// on this machine and file:/// too
 //
 // An unknown form is an Invalid error that names these.
 func ParseSource(s string) (Source, error) {
@@ -281,8 +295,11 @@ func ParseSource(s string) (Source, error) {
 	case "deb":
 		return parseDeb(u)
 	}
+	if isTarball(s) {
+		return parseTarball(u, "")
+	}
 	return nil, banger.Errorf(banger.Invalid, "%.200q is no source of kernels that banger knows", s).
-		WithHint("want %s", strings.Join([]string{"deb://PACKAGE", "oci://REF"}, ", "))
+		WithHint("want %s", strings.Join([]string{"deb://PACKAGE", "oci://REF", "https://HOST/NAME.tar.zst#sha256=HEX"}, ", "))
 }
 
 // IsSource reports whether s is meant as a source, not as a name of the catalog.

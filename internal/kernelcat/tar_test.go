@@ -59,7 +59,7 @@ func tempBundle(t *testing.T) (b *bundle, dir string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { root.Close() })
-	if b, err = newBundle(root, filepath.Join(dir, "tmp")); err != nil {
+	if b, err = newBundle(t.Context(), root, filepath.Join(dir, "tmp")); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(b.close)

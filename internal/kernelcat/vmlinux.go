@@ -67,7 +67,13 @@ func Vmlinux(ctx context.Context, dst ReaderWriterAt, bzImage io.ReaderAt, size 
 	case err != nil:
 		return VmlinuxInfo{}, asInvalid(err, "unpack kernel (%s)", kind)
 	}
-	info := VmlinuxInfo{Compression: kind, Version: img.version, Size: out.n, SHA256: hex.EncodeToString(out.sum.Sum(nil))}
+	return describe(dst, out, kind, img.version)
+}
+
+// describe tells what is in dst, all of which came through out; version is
+// what the packed image says of itself.
+func describe(dst io.ReaderAt, out *output, kind, version string) (VmlinuxInfo, error) {
+	info := VmlinuxInfo{Compression: kind, Version: version, Size: out.n, SHA256: hex.EncodeToString(out.sum.Sum(nil))}
 	f, err := openELF(dst, out.n)
 	if err != nil {
 		return VmlinuxInfo{}, asInvalid(err, "read unpacked kernel")
