@@ -72,12 +72,18 @@ func (b *bundle) setVersion(v string) error {
 	return nil
 }
 
-// setKernel takes the kernel itself: an ELF file or a bzImage. An ELF file is
-// vmlinux as it comes, and is written once, where it belongs.
+// setKernel takes the kernel itself: an ELF file or a bzImage, or one of these
+// packed as a whole, as vmlinux.gz and the kernels of LinuxKit can be. An ELF
+// file is vmlinux as it comes, and is written once, where it belongs.
 func (b *bundle) setKernel(name string, r io.Reader) error {
 	if b.vmlinuzSize > 0 {
 		return banger.Errorf(banger.Invalid, "it holds a kernel twice, the second is %q", name)
 	}
+	r, done, err := unwrapped(r)
+	if err != nil {
+		return asInvalid(err, "unpack it")
+	}
+	defer done()
 	var magic [len(elf.ELFMAG)]byte
 	n, err := io.ReadFull(r, magic[:])
 	if err != nil && n == 0 && err != io.EOF {

@@ -149,3 +149,33 @@ func unpackLZMA(w *output, r io.Reader) error {
 	}
 	return copyAll(w, z)
 }
+
+// unwrapped reads what a file holds that may be packed as a whole, with gzip,
+// zstd or xz. done ends the reading.
+func unwrapped(r io.Reader) (out io.Reader, done func(), err error) {
+	in := bufio.NewReaderSize(r, 64<<10)
+	magic, err := in.Peek(6)
+	if err != nil && err != io.EOF {
+		return nil, nil, err
+	}
+	none := func() {}
+	switch {
+	case bytes.HasPrefix(magic, []byte("\x1f\x8b")):
+		z, err := gzip.NewReader(in)
+		if err != nil {
+			return nil, nil, err
+		}
+		z.Multistream(false) // builds may pad after the one member
+		return z, none, nil
+	case bytes.HasPrefix(magic, []byte("\x28\xb5\x2f\xfd")):
+		z, err := zstd.NewReader(in, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(maxWindow))
+		if err != nil {
+			return nil, nil, err
+		}
+		return z, z.Close, nil
+	case bytes.HasPrefix(magic, []byte("\xfd7zXZ\x00")):
+		out, err = xz.NewReader(in, maxWindow)
+		return out, none, err
+	}
+	return in, none, nil
+}

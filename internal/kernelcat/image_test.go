@@ -365,6 +365,22 @@ func TestPullImage(t *testing.T) {
 		t.Errorf("%d layers told of transfer, last %+v", transfers, last)
 	}
 
+	// LinuxKit's kernel may be packed as a whole.
+	for _, kind := range []string{"gzip", "zstd", "xz"} {
+		b := packed(t, kind)
+		if kind != "gzip" {
+			b = b[:len(b)-4] // the size word of the kernel's build
+		}
+		im = &fakeImage{opened: make([]int, 1), layers: [][]byte{tarOf(t, entry{"kernel", 0, string(b)})}}
+		if k, _, _, err := im.pull(t, t.Context()); err != nil || k.SHA256 != packedSHA256 {
+			t.Errorf("%s: %+v, %v", kind, k, err)
+		}
+	}
+	im = &fakeImage{opened: make([]int, 1), layers: [][]byte{tarOf(t, entry{"kernel", 0, string(packed(t, "gzip")[:3000])})}}
+	if _, _, _, err := im.pull(t, t.Context()); !banger.IsKind(err, banger.Invalid) {
+		t.Errorf("damaged gzip: %v", err)
+	}
+
 	// Without modules it is a kernel too.
 	im = &fakeImage{opened: make([]int, 1), layers: [][]byte{tarOf(t, entry{"vmlinux", 0, string(vmlinux)},
 		entry{"metadata.json", 0, `{"distro":"own","kernel_version":"6.18.1","args":["quiet"]}`}, entry{"config", 0, "CONFIG_VIRTIO_BLK=y\n"})}}
