@@ -107,7 +107,7 @@ func (c *CLI) startDaemon(ctx context.Context) error {
 	cmd := exec.Command("/proc/self/exe", "daemon", "--ready")
 	cmd.Args[0] = "banger"
 	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = log, log, []*os.File{w}
-	cmd.Dir = "/"
+	cmd.Dir, cmd.Env = "/", c.daemonEnv()
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	err = cmd.Start()
 	_ = w.Close()
@@ -130,6 +130,19 @@ func (c *CLI) startDaemon(ctx context.Context) error {
 		return e.Error
 	}
 	return nil
+}
+
+// daemonEnv is the daemon's environment: as it is here, but for paths that
+// mean something else in the folder where the daemon works.
+func (c *CLI) daemonEnv() []string {
+	env := os.Environ()
+	if c.Getenv("BANGER_ROOT") != "" {
+		env = append(env, "BANGER_ROOT="+c.layout.Root)
+	}
+	if c.Getenv("BANGER_CONFIG") != "" {
+		env = append(env, "BANGER_CONFIG="+c.layout.Config)
+	}
+	return env
 }
 
 // maxLog is the size at which the daemon's log begins anew at its next start.

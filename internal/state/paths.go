@@ -38,7 +38,10 @@ const (
 	DaemonLog   = "daemon.log"
 	StartLock   = "start.lock"
 
+	ConfigFile = "config.toml"
+
 	BlobsDir    = "blobs"
+	CatalogsDir = "catalogs"
 	BootDir     = "boot"
 	InitrdDir   = "initrd"
 	ModDisksDir = "modules"
@@ -62,11 +65,24 @@ type Layout struct {
 	Root  string // records that must not be lost
 	Cache string // what can be made again; safe to delete at any time
 	Run   string // sockets; gone after a reboot
+
+	Config string // the user's configuration file; banger only reads it
 }
 
 // Locate reads the layout from the environment. BANGER_ROOT moves everything
-// below one folder, but for the sockets, whose paths must stay short.
+// below one folder, but for the sockets, whose paths must stay short;
+// BANGER_CONFIG is the configuration file, wherever that is.
 func Locate(getenv func(string) string) (Layout, error) {
+	l, err := locate(getenv)
+	if config := getenv("BANGER_CONFIG"); config != "" && err == nil {
+		if l.Config, err = filepath.Abs(config); err != nil {
+			err = fmt.Errorf("locate BANGER_CONFIG: %w", err)
+		}
+	}
+	return l, err
+}
+
+func locate(getenv func(string) string) (Layout, error) {
 	uid := os.Getuid()
 	run := getenv("XDG_RUNTIME_DIR")
 	if run == "" || !ownedDir(run, uid) {
@@ -80,7 +96,8 @@ func Locate(getenv func(string) string) (Layout, error) {
 			return Layout{}, fmt.Errorf("locate BANGER_ROOT: %w", err)
 		}
 		sum := sha256.Sum256([]byte(root))
-		return check(Layout{Root: root, Cache: filepath.Join(root, "cache"), Run: filepath.Join(run, hex.EncodeToString(sum[:4]))})
+		return check(Layout{Root: root, Cache: filepath.Join(root, "cache"), Run: filepath.Join(run, hex.EncodeToString(sum[:4])),
+			Config: filepath.Join(root, ConfigFile)})
 	}
 	home := getenv("HOME")
 	if home == "" {
@@ -93,7 +110,8 @@ func Locate(getenv func(string) string) (Layout, error) {
 		}
 		return filepath.Join(home, fallback, "banger")
 	}
-	return check(Layout{Root: dir("XDG_STATE_HOME", ".local/state"), Cache: dir("XDG_CACHE_HOME", ".cache"), Run: run})
+	return check(Layout{Root: dir("XDG_STATE_HOME", ".local/state"), Cache: dir("XDG_CACHE_HOME", ".cache"), Run: run,
+		Config: filepath.Join(dir("XDG_CONFIG_HOME", ".config"), ConfigFile)})
 }
 
 func check(l Layout) (Layout, error) {
@@ -108,7 +126,7 @@ func check(l Layout) (Layout, error) {
 // directory may lie in /tmp, so one that somebody else made first is refused.
 func (l Layout) Make() error {
 	for _, d := range []string{l.Root, l.Cache, l.Kernels(), l.Images(), l.VMs(), l.Path(KeysDir),
-		l.Blobs(), l.BootDisks(), l.Initrds(), l.ModuleDisks(), l.Consoles(), l.Scratch()} {
+		l.Blobs(), l.Catalogs(), l.BootDisks(), l.Initrds(), l.ModuleDisks(), l.Consoles(), l.Scratch()} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
 			return fmt.Errorf("make state directory: %w", err)
 		}
@@ -169,6 +187,9 @@ func (l Layout) Socket() string { return filepath.Join(l.Run, DaemonSocket) }
 
 // Blobs is the cache of OCI layers.
 func (l Layout) Blobs() string { return filepath.Join(l.Cache, BlobsDir) }
+
+// Catalogs is the cache of the catalogs that the configuration adds.
+func (l Layout) Catalogs() string { return filepath.Join(l.Cache, CatalogsDir) }
 
 // BootDisks is the cache of boot disks, one per guest binary.
 func (l Layout) BootDisks() string { return filepath.Join(l.Cache, BootDir) }

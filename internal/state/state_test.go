@@ -169,6 +169,28 @@ func TestLocateKeepsSocketPathsShort(t *testing.T) {
 	}
 }
 
+func TestLocateConfig(t *testing.T) {
+	wd, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		env  map[string]string
+		want string
+	}{
+		{map[string]string{"HOME": "/home/u"}, "/home/u/.config/banger/config.toml"},
+		{map[string]string{"HOME": "/home/u", "XDG_CONFIG_HOME": "/etc/u"}, "/etc/u/banger/config.toml"},
+		{map[string]string{"HOME": "/home/u", "XDG_CONFIG_HOME": "relative"}, "/home/u/.config/banger/config.toml"},
+		{map[string]string{"HOME": "/home/u", "XDG_CONFIG_HOME": "/etc/u", "BANGER_ROOT": "/r"}, "/r/config.toml"},
+		{map[string]string{"HOME": "/home/u", "BANGER_ROOT": "/r", "BANGER_CONFIG": "/c.toml"}, "/c.toml"},
+		{map[string]string{"HOME": "/home/u", "BANGER_CONFIG": "c.toml"}, wd + "/c.toml"},
+	} {
+		if l, err := Locate(func(k string) string { return tt.env[k] }); err != nil || l.Config != tt.want {
+			t.Errorf("%v: %q, %v; want %q", tt.env, l.Config, err, tt.want)
+		}
+	}
+}
+
 func TestLockFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "lock")
 	l, err := LockFile(path, false)
