@@ -2,6 +2,7 @@ package oci
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -41,7 +42,7 @@ func connect(ctx context.Context, ref reference, o Options) (*client, error) {
 		return nil, banger.Errorf(banger.Invalid, "read the login for %s: %w", ref.registry(), err).
 			WithHint("check ~/.docker/config.json, or the file REGISTRY_AUTH_FILE names")
 	}
-	g := fetch.NewGuard(ref.Context().RegistryStr(), fetch.Policy{}, o.Stall)
+	g := fetch.NewGuard(cmp.Or(o.Origin, ref.Context().RegistryStr()), fetch.Policy{AllowPrivate: o.AllowPrivate}, o.Stall)
 	c := &client{
 		ref: ref, guard: g, cache: o.Cache, retry: fetch.Retry{Pause: o.backoff},
 		meter: &meter{step: "pull " + ref.short, report: o.Progress},

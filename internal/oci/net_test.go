@@ -77,6 +77,26 @@ func TestUnreachable(t *testing.T) {
 	wantErr(t, err, banger.Canceled)
 }
 
+// A catalog of somebody else's does not get to send banger nearer than itself.
+func TestOrigin(t *testing.T) {
+	f := newFixture(t)
+	f.push("x", newImage(gzLayer("a", 1000)))
+	o := f.options()
+	o.Origin = "127.0.0.1:1"
+	if _, err := Resolve(t.Context(), f.ref("x"), o); err != nil {
+		t.Error(err)
+	}
+	asked := f.count("/")
+	for _, private := range []bool{false, true} {
+		o.Origin, o.AllowPrivate = "catalog.example", private
+		_, err := Resolve(t.Context(), f.ref("x"), o)
+		wantErr(t, err, banger.Unavailable, "catalog.example sends to 127.0.0.1")
+	}
+	if f.count("/") != asked {
+		t.Error("the registry was asked")
+	}
+}
+
 func TestExplain(t *testing.T) {
 	ref, err := parse("10.0.0.5:5000/app")
 	if err != nil {

@@ -32,6 +32,11 @@ type Options struct {
 	// Stall is how long a registry may send nothing in the middle of an
 	// answer, default 30 s.
 	Stall time.Duration
+	// Origin is the host of the catalog that names the reference, where that
+	// is not the user: it may then not send banger nearer than itself.
+	Origin string
+	// AllowPrivate lets it send banger to private addresses all the same.
+	AllowPrivate bool
 	// Progress, if set, is told about ten times a second how many compressed
 	// bytes of all layers have been read. Its calls never overlap.
 	Progress func(banger.Progress)
