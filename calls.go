@@ -11,7 +11,7 @@ type NameRequest struct {
 
 // KernelPullRequest asks for a kernel of the catalog or of a source.
 type KernelPullRequest struct {
-	Name  string   `json:"name"`            // of the catalog, or a source: deb://PACKAGE, oci://REF, ...
+	Name  string   `json:"name"`            // NAME or CATALOG/NAME of the catalogs, or a source: deb://PACKAGE, oci://REF, ...
 	As    string   `json:"as,omitempty"`    // its name here; default: that of the catalog, or one made of the source
 	Args  []string `json:"args,omitempty"`  // words added to its command line in every boot
 	Force bool     `json:"force,omitempty"` // replace one that is there
@@ -25,7 +25,7 @@ type KernelVerifyRequest struct {
 
 // ImagePullRequest asks for an image of the catalog or of a registry.
 type ImagePullRequest struct {
-	Ref    string `json:"ref"`              // catalog name or registry reference
+	Ref    string `json:"ref"`              // NAME or CATALOG/NAME of the catalogs, or a registry reference
 	Name   string `json:"name,omitempty"`   // default: the catalog name, or repository-tag
 	Kernel string `json:"kernel,omitempty"` // the kernel that the image is to prefer
 	Force  bool   `json:"force,omitempty"`  // replace one that is there
@@ -60,11 +60,14 @@ type SystemInfo struct {
 	Root    string   `json:"root"`
 	Cache   string   `json:"cache"`
 	Run     string   `json:"run"`
+	Config  string   `json:"config"` // the configuration file, whether it is there or not
 	Kernels int      `json:"kernels"`
 	Images  int      `json:"images"`
 	VMs     int      `json:"vms"`
 	Running int      `json:"running"`
 	Drivers []Driver `json:"drivers"`
+	// ConfigError says what is wrong with the configuration, nil: nothing.
+	ConfigError *Error `json:"config_error,omitempty"`
 }
 
 // Driver is one way to run machines on this host.
@@ -82,9 +85,10 @@ func (c *Client) KernelList(ctx context.Context) ([]Kernel, error) {
 	return call[[]Kernel](ctx, c, "kernel.list", nil)
 }
 
-// KernelCatalog lists what KernelPull can get.
-func (c *Client) KernelCatalog(ctx context.Context) ([]KernelOffer, error) {
-	return call[[]KernelOffer](ctx, c, "kernel.catalog", nil)
+// KernelCatalog lists what KernelPull can get by name. All catalogs are asked;
+// those that cannot be read are among the problems. Kind: invalid (configuration).
+func (c *Client) KernelCatalog(ctx context.Context) (Offers[KernelOffer], error) {
+	return call[Offers[KernelOffer]](ctx, c, "kernel.catalog", nil)
 }
 
 // KernelShow describes one kernel. Kinds: not_found, conflict (bad record).
@@ -114,9 +118,10 @@ func (c *Client) ImageList(ctx context.Context) ([]Image, error) {
 	return call[[]Image](ctx, c, "image.list", nil)
 }
 
-// ImageCatalog lists what ImagePull knows by name.
-func (c *Client) ImageCatalog(ctx context.Context) ([]ImageOffer, error) {
-	return call[[]ImageOffer](ctx, c, "image.catalog", nil)
+// ImageCatalog lists what ImagePull knows by name. All catalogs are asked; those
+// that cannot be read are among the problems. Kind: invalid (configuration).
+func (c *Client) ImageCatalog(ctx context.Context) (Offers[ImageOffer], error) {
+	return call[Offers[ImageOffer]](ctx, c, "image.catalog", nil)
 }
 
 // ImageShow describes one image. Kinds: not_found, conflict (bad record).

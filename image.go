@@ -5,12 +5,13 @@ import "time"
 // Image is one image of the store: images/NAME/manifest.json beside rootfs.img.
 type Image struct {
 	Name      string      `json:"name"`
-	Source    string      `json:"source"`           // what it was made from, for instance oci:docker.io/library/debian:bookworm
-	Digest    string      `json:"digest"`           // of the OCI manifest, sha256:..., empty for other sources
-	Kernel    string      `json:"kernel,omitempty"` // the kernel it prefers
-	Arch      string      `json:"arch"`             // as uname -m
-	CreatedAt time.Time   `json:"created_at"`       // when banger made it
-	Size      int64       `json:"size"`             // bytes that rootfs.img takes on disk
+	Source    string      `json:"source"`            // what it was made from, for instance oci:docker.io/library/debian:bookworm
+	Catalog   string      `json:"catalog,omitempty"` // that it was pulled from by name; empty for the built-in one and for none
+	Digest    string      `json:"digest"`            // of the OCI manifest, sha256:..., empty for other sources
+	Kernel    string      `json:"kernel,omitempty"`  // the kernel it prefers
+	Arch      string      `json:"arch"`              // as uname -m
+	CreatedAt time.Time   `json:"created_at"`        // when banger made it
+	Size      int64       `json:"size"`              // bytes that rootfs.img takes on disk
 	Config    ImageConfig `json:"config"`
 	// Problem says why the record cannot be used; such an image is listed, never hidden.
 	Problem string `json:"problem,omitempty"`
@@ -27,9 +28,10 @@ type ImageConfig struct {
 	StopSignal string   `json:"stop_signal,omitempty"`
 }
 
-// ImageOffer is one entry of the image catalog.
+// ImageOffer is one entry of the image catalogs.
 type ImageOffer struct {
-	Name        string   `json:"name"`
+	Name        string   `json:"name"`    // by which it is pulled: NAME, or CATALOG/NAME where NAME means another one
+	Catalog     string   `json:"catalog"` // that has it: builtin, or one of the configuration
 	Arch        string   `json:"arch"`
 	Description string   `json:"description"`
 	Sources     []string `json:"sources"` // in the order they are tried

@@ -9,11 +9,12 @@ import (
 type Kernel struct {
 	Name          string    `json:"name"`
 	Distro        string    `json:"distro"`
-	Arch          string    `json:"arch"`             // as uname -m: x86_64, aarch64
-	KernelVersion string    `json:"kernel_version"`   // as uname -r
-	SHA256        string    `json:"sha256"`           // of vmlinux, hex
-	Source        string    `json:"source"`           // where it came from, for instance deb:linux-image-6.1.0-56-cloud-amd64=6.1.192-2
-	Digest        string    `json:"digest,omitempty"` // of what the source gave (a bundle, an image's manifest), sha256:HEX
+	Arch          string    `json:"arch"`              // as uname -m: x86_64, aarch64
+	KernelVersion string    `json:"kernel_version"`    // as uname -r
+	SHA256        string    `json:"sha256"`            // of vmlinux, hex
+	Source        string    `json:"source"`            // where it came from, for instance deb:linux-image-6.1.0-56-cloud-amd64=6.1.192-2
+	Catalog       string    `json:"catalog,omitempty"` // that it was pulled from by name; empty for the built-in one and for none
+	Digest        string    `json:"digest,omitempty"`  // of what the source gave (a bundle, an image's manifest), sha256:HEX
 	ImportedAt    time.Time `json:"imported_at"`
 	Size          int64     `json:"size"`           // bytes of vmlinux, initrd and modules together
 	Args          []string  `json:"args,omitempty"` // words added to the kernel's command line
@@ -26,7 +27,8 @@ type Kernel struct {
 
 // KernelOffer is one entry of the kernel catalogs.
 type KernelOffer struct {
-	Name          string `json:"name"`
+	Name          string `json:"name"`    // by which it is pulled: NAME, or CATALOG/NAME where NAME means another one
+	Catalog       string `json:"catalog"` // that has it: builtin, or one of the configuration
 	Distro        string `json:"distro"`
 	Arch          string `json:"arch"`
 	KernelVersion string `json:"kernel_version,omitempty"` // empty: whatever its source has

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"strings"
 
@@ -56,8 +57,8 @@ func (c *CLI) imageLsCommand() *cobra.Command {
 					if err != nil {
 						return err
 					}
-					return printList(c, cmd, l, "NAME\tSTATE\tSOURCES\tDESCRIPTION", offers, func(o banger.ImageOffer) []string {
-						return []string{o.Name, o.State, strings.Join(o.Sources, ", "), o.Description}
+					return printOffers(c, cmd, l, "STATE\tSOURCES\tDESCRIPTION", offers, func(o banger.ImageOffer) (string, string, []string) {
+						return o.Name, o.Catalog, []string{o.State, strings.Join(o.Sources, ", "), o.Description}
 					})
 				}
 				images, err := client.ImageList(cmd.Context())
@@ -68,17 +69,13 @@ func (c *CLI) imageLsCommand() *cobra.Command {
 					if im.Problem != "" {
 						return []string{im.Name, "-", "-", "-", "-", "broken: " + im.Problem}
 					}
-					kernel := im.Kernel
-					if kernel == "" {
-						kernel = "-"
-					}
-					return []string{im.Name, im.Arch, size(im.Size), kernel, age(im.CreatedAt), im.Source}
+					return []string{im.Name, im.Arch, size(im.Size), cmp.Or(im.Kernel, "-"), age(im.CreatedAt), im.Source}
 				})
 			})
 		},
 	}
 	l.flags(cmd)
-	cmd.Flags().BoolVar(&available, "available", false, "list what can be pulled by name")
+	cmd.Flags().BoolVar(&available, "available", false, "list what can be pulled by name; all catalogs are asked")
 	return cmd
 }
 

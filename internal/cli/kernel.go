@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 
 	"github.com/spf13/cobra"
@@ -16,7 +17,8 @@ func (c *CLI) kernelPullCommand() *cobra.Command {
 	var r banger.KernelPullRequest
 	cmd := &cobra.Command{
 		Use: "pull NAME", Short: "Get a kernel of the catalog",
-		Long:    "Get a kernel of the catalog. Nothing is installed on the host and no root is needed.",
+		Long: `Get a kernel of the catalogs (banger kernel ls --available). Nothing is installed on the
+host and no root is needed. CATALOG/NAME is the one of a catalog that config.toml names.`,
 		Example: "  banger kernel pull debian-6.1",
 		Args:    args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, a []string) error {
@@ -49,8 +51,8 @@ func (c *CLI) kernelLsCommand() *cobra.Command {
 					if err != nil {
 						return err
 					}
-					return printList(c, cmd, l, "NAME\tARCH\tSTATE\tDESCRIPTION", offers, func(o banger.KernelOffer) []string {
-						return []string{o.Name, o.Arch, o.State, o.Description}
+					return printOffers(c, cmd, l, "VERSION\tARCH\tSIZE\tSTATE\tDESCRIPTION", offers, func(o banger.KernelOffer) (string, string, []string) {
+						return o.Name, o.Catalog, []string{cmp.Or(o.KernelVersion, "-"), o.Arch, offerSize(o.Size), o.State, o.Description}
 					})
 				}
 				kernels, err := client.KernelList(cmd.Context())
@@ -67,8 +69,16 @@ func (c *CLI) kernelLsCommand() *cobra.Command {
 		},
 	}
 	l.flags(cmd)
-	cmd.Flags().BoolVar(&available, "available", false, "list what can be pulled")
+	cmd.Flags().BoolVar(&available, "available", false, "list what can be pulled by name; all catalogs are asked")
 	return cmd
+}
+
+// offerSize is what is to be downloaded, as far as the catalog knows.
+func offerSize(n int64) string {
+	if n == 0 {
+		return "-"
+	}
+	return size(n)
 }
 
 func (c *CLI) kernelShowCommand() *cobra.Command {

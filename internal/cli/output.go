@@ -64,6 +64,43 @@ func printList[T any](c *CLI, cmd *cobra.Command, l list, header string, items [
 	return nil
 }
 
+// builtinCatalog is how the daemon names the catalog that is part of banger.
+const builtinCatalog = "builtin"
+
+// printOffers prints what the catalogs have; row gives the cells of one offer
+// after its name and its catalog. What is wrong with the catalogs is told
+// besides: in the same object as JSON, else on stderr.
+func printOffers[T any](c *CLI, cmd *cobra.Command, l list, header string, all banger.Offers[T], row func(T) (name, catalog string, cells []string)) error {
+	if !l.quiet && (c.json || l.format == "json") {
+		return c.printJSON(all)
+	}
+	for _, p := range all.Problems {
+		how := "is left out"
+		if p.Cached {
+			how = "is shown as it once was"
+		}
+		fmt.Fprintf(c.Stderr, "banger: catalog %s %s: %s\n", visible(p.Catalog), how, visible(p.Message))
+		if p.Hint != "" {
+			fmt.Fprintf(c.Stderr, "hint: %s\n", visible(p.Hint))
+		}
+	}
+	several := false // else the column says nothing
+	for _, o := range all.Offers {
+		_, catalog, _ := row(o)
+		several = several || catalog != builtinCatalog
+	}
+	if several {
+		header = "CATALOG\t" + header
+	}
+	return printList(c, cmd, l, "NAME\t"+header, all.Offers, func(o T) []string {
+		name, catalog, cells := row(o)
+		if several {
+			cells = append([]string{catalog}, cells...)
+		}
+		return append([]string{name}, cells...)
+	})
+}
+
 func (c *CLI) printJSON(v any) error {
 	enc := json.NewEncoder(c.Stdout)
 	enc.SetIndent("", "  ")

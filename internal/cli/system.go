@@ -29,7 +29,10 @@ func (c *CLI) systemInfoCommand() *cobra.Command {
 					return c.printJSON(info)
 				}
 				w := tabwriter.NewWriter(c.Stdout, 0, 0, 3, ' ', 0)
-				fmt.Fprintf(w, "version\t%s\nbuild\t%s\npid\t%d\nstate\t%s\ncache\t%s\nsockets\t%s\n", info.Version, info.Build, info.PID, info.Root, info.Cache, info.Run)
+				fmt.Fprintf(w, "version\t%s\nbuild\t%s\npid\t%d\nstate\t%s\ncache\t%s\nsockets\t%s\nconfig\t%s\n", info.Version, info.Build, info.PID, info.Root, info.Cache, info.Run, info.Config)
+				if e := info.ConfigError; e != nil {
+					fmt.Fprintf(w, "\tis wrong: %s\n", e.Msg)
+				}
 				fmt.Fprintf(w, "kernels\t%d\nimages\t%d\nvms\t%d, %d running\n", info.Kernels, info.Images, info.VMs, info.Running)
 				for _, d := range info.Drivers {
 					if d.Problem != "" {

@@ -61,7 +61,7 @@ func (d *Daemon) vmCreate(ctx context.Context, r banger.VMCreateRequest, p progr
 	if spec.Kernel == "" {
 		spec.Kernel = defaultKernel
 	}
-	if err := d.ensureKernel(ctx, spec.Kernel, p); err != nil {
+	if spec.Kernel, err = d.ensureKernel(ctx, spec.Kernel, p); err != nil {
 		return banger.VM{}, err
 	}
 	// Until it is whole the VM is the daemon's: should the daemon be killed, the

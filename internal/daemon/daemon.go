@@ -15,6 +15,8 @@ import (
 
 	"banger"
 	"banger/internal/api"
+	"banger/internal/catalogs"
+	"banger/internal/imagecat"
 	"banger/internal/kernelcat"
 	"banger/internal/state"
 	"banger/internal/vmm"
@@ -33,6 +35,9 @@ type Daemon struct {
 	kernels kernelcat.Local
 	images  state.Store[banger.Image]
 	disks   state.Store[banger.VM]
+
+	kernelBooks catalogs.Library[kernelcat.CatEntry]
+	imageBooks  catalogs.Library[imagecat.Entry]
 
 	// For tests, to be set before Open.
 	guest func() (program []byte, sha256 string, err error) // nil: the one built in, which a plain go test lacks
@@ -78,6 +83,7 @@ func (d *Daemon) Open(ctx context.Context) (err error) {
 	d.life, d.end = context.WithCancelCause(context.WithoutCancel(ctx))
 	d.vms, d.names = map[string]*vm{}, map[string]bool{}
 	d.kernels = kernelcat.OpenLocal(d.Layout.Kernels())
+	d.openCatalogs()
 	d.images = state.Store[banger.Image]{Dir: d.Layout.Images(), File: state.ManifestFile, Noun: "image",
 		Broken: func(name, problem string) banger.Image { return banger.Image{Name: name, Problem: problem} }}
 	d.disks = state.Store[banger.VM]{Dir: d.Layout.VMs(), File: state.VMFile, Noun: "vm",
@@ -93,8 +99,12 @@ func (d *Daemon) Open(ctx context.Context) (err error) {
 	}
 	if err != nil {
 		_ = d.Close()
+		return state.Classify(err)
 	}
-	return state.Classify(err)
+	if err := d.checkConfig(); err != nil { // of the calls that need it; VMs do not
+		d.Log.Warn("the configuration is wrong", "err", err)
+	}
+	return nil
 }
 
 // takeLock takes the lock of the state root. A child that a daemon was about to
@@ -120,7 +130,7 @@ func (d *Daemon) sweep() error {
 		return fmt.Errorf("sweep: %w", err)
 	}
 	errs := []error{d.kernels.Sweep(), d.images.Sweep(), d.disks.Sweep()}
-	for _, dir := range []string{d.Layout.BootDisks(), d.Layout.Initrds(), d.Layout.ModuleDisks()} {
+	for _, dir := range []string{d.Layout.Catalogs(), d.Layout.BootDisks(), d.Layout.Initrds(), d.Layout.ModuleDisks()} {
 		errs = append(errs, state.SweepDir(dir))
 	}
 	return errors.Join(errs...)

@@ -3,6 +3,7 @@ package daemon
 import (
 	"archive/tar"
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,11 +11,14 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
 
 	"banger"
+	"banger/internal/catalogs"
 	"banger/internal/imagecat"
 	"banger/internal/oci"
 	"banger/internal/rootfs"
@@ -27,29 +31,37 @@ func (d *Daemon) imageShow(_ context.Context, r banger.NameRequest) (banger.Imag
 	return d.images.Get(r.Name)
 }
 
-func (d *Daemon) imageCatalog(context.Context, none) ([]banger.ImageOffer, error) {
-	cat, err := imagecat.Builtin()
+func (d *Daemon) imageCatalog(ctx context.Context, _ none) (banger.Offers[banger.ImageOffer], error) {
+	set, err := d.imageBooks.All(ctx)
 	if err != nil {
-		return nil, err
+		return banger.Offers[banger.ImageOffer]{}, err
 	}
-	offers := []banger.ImageOffer{}
-	for _, e := range cat.Entries {
-		o := banger.ImageOffer{Name: e.Name, Arch: hostArch(), Description: e.Description, State: offerState(d.images.Has(e.Name))}
-		for _, s := range e.Sources {
-			o.Sources = append(o.Sources, s.String())
+	items, problems := set.Items()
+	all := banger.Offers[banger.ImageOffer]{Offers: []banger.ImageOffer{}, Problems: problems}
+	for _, it := range items {
+		e := it.Entry
+		o := banger.ImageOffer{Name: it.Name, Catalog: it.Origin.Label(), Arch: hostArch(), Description: e.Description, State: "available"}
+		if im, err := d.images.Get(e.Name); d.images.Has(e.Name) && (err != nil || im.Catalog == it.Origin.Recorded()) {
+			o.State = "pulled"
 		}
-		offers = append(offers, o)
+		for _, s := range e.Sources {
+			if s != (imagecat.Source{}) {
+				o.Sources = append(o.Sources, s.String())
+			}
+		}
+		all.Offers = append(all.Offers, o)
 	}
-	return offers, nil
+	return all, nil
 }
 
 // imagePull makes an image from the catalog or a registry. One that is there
 // and the same is left as it is.
 func (d *Daemon) imagePull(ctx context.Context, r banger.ImagePullRequest, p progress) (im banger.Image, err error) {
-	name, sources, err := imageSources(r)
+	o, err := d.imageOrder(ctx, r, p)
 	if err != nil {
 		return im, err
 	}
+	name := o.name
 	if r.Kernel != "" && !d.kernels.Has(r.Kernel) {
 		return im, d.kernels.Missing(r.Kernel).WithHint("banger kernel pull %s", r.Kernel)
 	}
@@ -59,7 +71,7 @@ func (d *Daemon) imagePull(ctx context.Context, r banger.ImagePullRequest, p pro
 	}
 	defer unlock()
 	if d.images.Has(name) && !r.Force {
-		return d.imageAgain(ctx, r, name, sources)
+		return d.imageAgain(ctx, r, o)
 	}
 	stage, err := d.images.Stage()
 	if err != nil {
@@ -70,10 +82,10 @@ func (d *Daemon) imagePull(ctx context.Context, r banger.ImagePullRequest, p pro
 			_ = os.RemoveAll(stage)
 		}
 	}()
-	if im, err = d.makeImage(ctx, stage, sources, p); err != nil {
+	if im, err = d.makeImage(ctx, stage, o, p); err != nil {
 		return im, state.Classify(fmt.Errorf("pull image %q: %w", r.Ref, err))
 	}
-	im.Name, im.Kernel = name, r.Kernel
+	im.Name, im.Kernel, im.Catalog = name, r.Kernel, o.catalog.Recorded()
 	d.refs.Lock()
 	defer d.refs.Unlock()
 	if users := d.imageUsers(name); len(users) > 0 {
@@ -87,48 +99,78 @@ func (d *Daemon) imagePull(ctx context.Context, r banger.ImagePullRequest, p pro
 	return im, nil
 }
 
-// imageSources says what the request names: an entry of the catalog or a reference.
-func imageSources(r banger.ImagePullRequest) (name string, sources []imagecat.Source, err error) {
-	cat, err := imagecat.Builtin()
-	if err != nil {
-		return "", nil, err
+// imageOrder is an image that is to be had, and where from.
+type imageOrder struct {
+	name    string // here
+	sources []imagecat.Source
+	catalog catalogs.Origin // that names the sources; zero: the built-in one, or the user does
+}
+
+// imageOrder finds what a pull is about: an entry of the catalogs, or else a
+// reference to a registry.
+func (d *Daemon) imageOrder(ctx context.Context, r banger.ImagePullRequest, p progress) (o imageOrder, err error) {
+	err = fs.ErrNotExist
+	listed, qualified, cerr := d.mayBeListed(r.Ref)
+	if cerr != nil {
+		return o, cerr
 	}
-	name = r.Name
-	entry, err := cat.Lookup(r.Ref)
+	var it catalogs.Item[imagecat.Entry]
+	if listed {
+		it, err = d.imageBooks.Lookup(ctx, r.Ref)
+	}
 	switch {
 	case err == nil:
-		if name == "" {
-			name = entry.Name
+		tellStale(it.Origin, it.Stale, p)
+		o.name, o.catalog = it.Entry.Name, it.Origin
+		if o.sources, err = it.Entry.Known(); err != nil {
+			return o, err
 		}
-		sources = entry.Sources
-	case errors.Is(err, fs.ErrNotExist):
-		def, err := oci.DefaultName(r.Ref)
-		if err != nil {
-			return "", nil, err
+	case errors.Is(err, fs.ErrNotExist) && !qualified:
+		if o.name, err = oci.DefaultName(r.Ref); err != nil {
+			return o, err
 		}
-		if name == "" {
-			name = def
-		}
-		sources = []imagecat.Source{{OCI: r.Ref}}
+		o.sources = []imagecat.Source{{OCI: r.Ref}}
 	default:
-		return "", nil, err
+		return o, err
 	}
-	return name, sources, state.ValidateName("image", name)
+	o.name = cmp.Or(r.Name, o.name)
+	return o, state.ValidateName("image", o.name)
+}
+
+// bareName is the grammar of names in image catalogs.
+var bareName = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]*$`)
+
+// mayBeListed reports whether a reference can be NAME or CATALOG/NAME, and which
+// of the two: the latter only where the configuration has such a catalog.
+func (d *Daemon) mayBeListed(ref string) (listed, isQualified bool, err error) {
+	if !qualified.MatchString(ref) {
+		return bareName.MatchString(ref), false, nil
+	}
+	q, _, _ := strings.Cut(ref, "/")
+	origins, err := d.imageBooks.Origins()
+	named := q == catalogs.Builtin || slices.ContainsFunc(origins, func(o catalogs.Origin) bool { return o.Name == q })
+	return named, named, err
+}
+
+// ociOptions are those of all that a catalog, or the user, names.
+func (d *Daemon) ociOptions(from catalogs.Origin, p progress) oci.Options {
+	return oci.Options{Cache: d.Layout.Blobs(), Progress: p, Origin: from.Host(), AllowPrivate: from.AllowPrivate}
 }
 
 // imageAgain answers a pull of an image that is there: the same digest is no
 // news, another one is not put in its place without being asked.
-func (d *Daemon) imageAgain(ctx context.Context, r banger.ImagePullRequest, name string, sources []imagecat.Source) (banger.Image, error) {
+func (d *Daemon) imageAgain(ctx context.Context, r banger.ImagePullRequest, o imageOrder) (banger.Image, error) {
+	name := o.name
 	im, err := d.images.Get(name)
 	if err != nil {
 		return im, err
 	}
 	exists := banger.Errorf(banger.Exists, "an image named %q is already there", name).
 		WithHint("banger image show %s, or make it anew: banger image pull --force %s", name, r.Ref)
-	if im.Digest == "" || sources[0].OCI == "" {
+	if im.Digest == "" || o.sources[0].OCI == "" {
 		return im, exists
 	}
-	found, err := oci.Resolve(ctx, sources[0].OCI, oci.Options{Cache: d.Layout.Blobs()})
+	found, err := oci.Resolve(ctx, o.sources[0].OCI, d.ociOptions(o.catalog, nil))
 	if err != nil {
 		return im, err
 	}
@@ -145,10 +187,10 @@ func (d *Daemon) imageAgain(ctx context.Context, r banger.ImagePullRequest, name
 
 // makeImage tries the sources in their order; a source that cannot be reached
 // is passed over with a word, any other failure is final.
-func (d *Daemon) makeImage(ctx context.Context, stage string, sources []imagecat.Source, p progress) (banger.Image, error) {
+func (d *Daemon) makeImage(ctx context.Context, stage string, o imageOrder, p progress) (banger.Image, error) {
 	var errs []error
-	for i, s := range sources {
-		im, err := d.makeImageFrom(ctx, stage, s, p)
+	for i, s := range o.sources {
+		im, err := d.makeImageFrom(ctx, stage, s, d.ociOptions(o.catalog, p))
 		if err == nil {
 			return im, nil
 		}
@@ -156,21 +198,21 @@ func (d *Daemon) makeImage(ctx context.Context, stage string, sources []imagecat
 		if ctx.Err() != nil || !banger.IsKind(err, banger.Unavailable) {
 			return im, err
 		}
-		if i+1 < len(sources) {
-			p(banger.Progress{Notice: true, Step: fmt.Sprintf("%v; trying %s", err, sources[i+1])})
+		if i+1 < len(o.sources) {
+			p(banger.Progress{Notice: true, Step: fmt.Sprintf("%v; trying %s", err, o.sources[i+1])})
 		}
 	}
 	return banger.Image{}, errors.Join(errs...)
 }
 
-func (d *Daemon) makeImageFrom(ctx context.Context, stage string, s imagecat.Source, p progress) (banger.Image, error) {
+func (d *Daemon) makeImageFrom(ctx context.Context, stage string, s imagecat.Source, o oci.Options) (banger.Image, error) {
 	im := banger.Image{Source: s.String(), Arch: hostArch(), CreatedAt: time.Now().UTC().Truncate(time.Second)}
 	var layers []rootfs.Layer
 	switch {
 	case s.Scratch:
 		layers = []rootfs.Layer{{Name: s.String(), Open: emptyTar}}
 	case s.OCI != "":
-		found, err := oci.Resolve(ctx, s.OCI, oci.Options{Cache: d.Layout.Blobs(), Progress: p})
+		found, err := oci.Resolve(ctx, s.OCI, o)
 		if err != nil {
 			return im, err
 		}
@@ -186,13 +228,13 @@ func (d *Daemon) makeImageFrom(ctx context.Context, stage string, s imagecat.Sou
 		}
 		defer os.RemoveAll(scratch)
 		im.Config = banger.ImageConfig{Cmd: []string{"/bin/bash"}}
-		p(banger.Progress{Step: "make " + s.String() + " from Debian's packages with mmdebstrap"})
+		o.Progress(banger.Progress{Step: "make " + s.String() + " from Debian's packages with mmdebstrap"})
 		layers = []rootfs.Layer{{Name: s.String(), Open: func(ctx context.Context) (io.ReadCloser, error) {
 			return s.Debian.Open(ctx, imagecat.SuiteOptions{TempDir: scratch})
 		}}}
 	}
 	path := filepath.Join(stage, state.RootfsFile)
-	if _, err := rootfs.Build(ctx, path, layers, rootfs.Options{Progress: p}); err != nil {
+	if _, err := rootfs.Build(ctx, path, layers, rootfs.Options{Progress: o.Progress}); err != nil {
 		return im, err
 	}
 	fi, err := os.Stat(path)
@@ -241,38 +283,23 @@ func (d *Daemon) ensureImage(ctx context.Context, ref string, p progress) (bange
 	if d.images.Has(ref) {
 		return d.images.Get(ref)
 	}
-	cat, err := imagecat.Builtin()
-	if err != nil {
-		return banger.Image{}, err
-	}
-	if _, err := cat.Lookup(ref); err != nil && !strings.ContainsAny(ref, "/:@") {
+	if !strings.ContainsAny(ref, "/:@") {
 		names, _ := d.images.Names()
-		for _, e := range cat.Entries {
-			names = append(names, e.Name)
+		if _, err := d.imageBooks.Lookup(ctx, ref, names...); err != nil {
+			return banger.Image{}, err
 		}
-		missing := d.images.Missing(ref, names...)
-		if state.Nearest(ref, names) == "" {
-			missing = missing.WithHint("banger image pull docker.io/library/%s", ref)
-		}
-		return banger.Image{}, missing
 	}
-	name, _, err := imageSources(banger.ImagePullRequest{Ref: ref})
+	o, err := d.imageOrder(ctx, banger.ImagePullRequest{Ref: ref}, func(banger.Progress) {})
 	if err != nil {
 		return banger.Image{}, err
 	}
-	if im, err := d.images.Get(name); err == nil && strings.HasSuffix(im.Source, ref) {
+	im, err := d.images.Get(o.name)
+	if err == nil && (ref == cmp.Or(im.Catalog, catalogs.Builtin)+"/"+o.name || o.catalog.URL == "" && strings.HasSuffix(im.Source, ref)) {
 		return im, nil
 	}
-	im, err := d.imagePull(ctx, banger.ImagePullRequest{Ref: ref}, p)
-	if banger.IsKind(err, banger.Exists) && name == ref {
-		return d.images.Get(name) // somebody else's pull was faster
+	im, err = d.imagePull(ctx, banger.ImagePullRequest{Ref: ref}, p)
+	if banger.IsKind(err, banger.Exists) && o.name == ref {
+		return d.images.Get(o.name) // somebody else's pull was faster
 	}
 	return im, err
-}
-
-func offerState(pulled bool) string {
-	if pulled {
-		return "pulled"
-	}
-	return "available"
 }

@@ -3,11 +3,10 @@ package daemon
 import (
 	"cmp"
 	"context"
-	"errors"
-	"io/fs"
 	"os"
 
 	"banger"
+	"banger/internal/catalogs"
 	"banger/internal/kernelcat"
 	"banger/internal/oci"
 	"banger/internal/state"
@@ -22,76 +21,74 @@ func (d *Daemon) kernelShow(_ context.Context, r banger.NameRequest) (banger.Ker
 	return d.kernels.Get(r.Name)
 }
 
-func (d *Daemon) kernelCatalog(context.Context, none) ([]banger.KernelOffer, error) {
-	cat, err := kernelcat.Builtin()
+func (d *Daemon) kernelCatalog(ctx context.Context, _ none) (banger.Offers[banger.KernelOffer], error) {
+	set, err := d.kernelBooks.All(ctx)
 	if err != nil {
-		return nil, err
+		return banger.Offers[banger.KernelOffer]{}, err
 	}
-	offers := []banger.KernelOffer{}
-	for _, e := range cat.Entries {
-		offer := banger.KernelOffer{Name: e.Name, Distro: e.Distro, Arch: e.Arch, KernelVersion: e.KernelVersion,
+	items, problems := set.Items()
+	all := banger.Offers[banger.KernelOffer]{Offers: []banger.KernelOffer{}, Problems: problems}
+	for _, it := range items {
+		e := it.Entry
+		offer := banger.KernelOffer{Name: it.Name, Catalog: it.Origin.Label(), Distro: e.Distro, Arch: e.Arch, KernelVersion: e.KernelVersion,
 			Size: e.SizeBytes, Description: e.Description, State: "available"}
 		if d.kernels.Has(e.Name) {
-			offer.State = "pulled"
-			if k, err := d.kernels.Get(e.Name); err == nil && e.Outdated(k) {
+			switch k, err := d.kernels.Get(e.Name); {
+			case err == nil && k.Catalog != it.Origin.Recorded(): // another catalog's of the same name
+			case err == nil && e.Outdated(k):
 				offer.State = "outdated"
+			default:
+				offer.State = "pulled"
 			}
 		}
-		offers = append(offers, offer)
+		all.Offers = append(all.Offers, offer)
 	}
-	return offers, nil
+	return all, nil
 }
 
-// kernelPull gets a kernel of the catalog, or from the source that is named.
+// kernelPull gets a kernel of a catalog, or from the source that is named.
 func (d *Daemon) kernelPull(ctx context.Context, r banger.KernelPullRequest, p progress) (banger.Kernel, error) {
-	want, sources, err := d.kernelSources(r)
+	order, err := d.kernelOrder(ctx, r, p)
 	if err != nil {
 		return banger.Kernel{}, err
 	}
-	return d.addKernel(ctx, want, sources, r.Force, p)
+	return d.addKernel(ctx, order, r.Force, p)
 }
 
-// kernelSources finds what a pull is about: a name of the catalog, or a source.
-func (d *Daemon) kernelSources(r banger.KernelPullRequest) (kernelcat.Want, []kernelcat.Source, error) {
+// kernelOrder is a kernel that is to be had, and where from.
+type kernelOrder struct {
+	want    kernelcat.Want
+	sources []kernelcat.Source
+	catalog catalogs.Origin // that names the sources; zero: the built-in one, or the user does
+}
+
+// kernelOrder finds what a pull is about: a name of the catalogs, or a source.
+func (d *Daemon) kernelOrder(ctx context.Context, r banger.KernelPullRequest, p progress) (o kernelOrder, err error) {
 	if kernelcat.IsSource(r.Name) {
 		s, err := kernelcat.ParseSource(r.Name)
 		if err != nil {
-			return kernelcat.Want{}, nil, err
+			return o, err
 		}
-		return kernelcat.Want{Name: cmp.Or(r.As, s.DefaultName()), Args: r.Args}, []kernelcat.Source{s}, nil
+		o.want, o.sources = kernelcat.Want{Name: cmp.Or(r.As, s.DefaultName()), Args: r.Args}, []kernelcat.Source{s}
+		return o, nil
 	}
-	entry, err := d.lookupKernel(r.Name)
+	if err := kernelcat.ValidateName(localName(r.Name)); err != nil {
+		return o, err
+	}
+	it, err := d.kernelBooks.Lookup(ctx, r.Name)
 	if err != nil {
-		return kernelcat.Want{}, nil, err
+		return o, err
 	}
-	sources, err := entry.PullSources()
-	want := entry.Want()
-	want.Name, want.Args = cmp.Or(r.As, want.Name), r.Args
-	return want, sources, err
-}
-
-func (d *Daemon) lookupKernel(name string) (kernelcat.CatEntry, error) {
-	cat, err := kernelcat.Builtin()
-	if err != nil {
-		return kernelcat.CatEntry{}, err
-	}
-	entry, err := cat.Lookup(name)
-	if !errors.Is(err, fs.ErrNotExist) {
-		return entry, err
-	}
-	names := []string{}
-	for _, e := range cat.Entries {
-		names = append(names, e.Name)
-	}
-	missing := banger.Errorf(banger.NotFound, "no kernel named %q in the catalog", name)
-	if near := state.Nearest(name, names); near != "" {
-		return entry, missing.WithHint("did you mean %s?", near)
-	}
-	return entry, missing.WithHint("banger kernel ls --available")
+	tellStale(it.Origin, it.Stale, p)
+	o.catalog, o.want = it.Origin, it.Entry.Want()
+	o.want.Name, o.want.Args = cmp.Or(r.As, o.want.Name), r.Args
+	o.sources, err = it.Entry.PullSources()
+	return o, err
 }
 
 // addKernel fills a new kernel from its sources: staged as a whole, then named.
-func (d *Daemon) addKernel(ctx context.Context, w kernelcat.Want, sources []kernelcat.Source, force bool, p progress) (k banger.Kernel, err error) {
+func (d *Daemon) addKernel(ctx context.Context, o kernelOrder, force bool, p progress) (k banger.Kernel, err error) {
+	w := o.want
 	if err := kernelcat.ValidateName(w.Name); err != nil {
 		return k, err
 	}
@@ -113,11 +110,13 @@ func (d *Daemon) addKernel(ctx context.Context, w kernelcat.Want, sources []kern
 			_ = os.RemoveAll(stage)
 		}
 	}()
-	k, err = kernelcat.Pull(ctx, stage, w, sources, kernelcat.Options{
-		TempDir: d.Layout.Scratch(), Progress: p, OpenImage: d.openKernelImage})
+	k, err = kernelcat.Pull(ctx, stage, w, o.sources, kernelcat.Options{
+		TempDir: d.Layout.Scratch(), Progress: p, OpenImage: d.openKernelImage(o.catalog),
+		AllowPrivate: o.catalog.AllowPrivate})
 	if err != nil {
 		return k, state.Classify(err)
 	}
+	k.Catalog = o.catalog.Recorded()
 	d.at("kernel: filled")
 	if err = d.kernels.Commit(stage, w.Name, k, force); err != nil {
 		return k, err
@@ -154,28 +153,46 @@ func (d *Daemon) kernelUsers(name string) []string {
 	return append(users, d.vmUsers(func(s banger.VMSpec) bool { return s.Kernel == name })...)
 }
 
-// ensureKernel gets the kernel from the catalog if it is not there yet.
-func (d *Daemon) ensureKernel(ctx context.Context, name string, p progress) error {
-	if d.kernels.Has(name) {
-		return nil
+// ensureKernel gets the kernel from a catalog if it is not there yet, and gives
+// its name here: that of acme/NAME is NAME.
+func (d *Daemon) ensureKernel(ctx context.Context, name string, p progress) (string, error) {
+	if local, ok := d.hasKernel(name); ok {
+		return local, nil
 	}
-	_, err := d.kernelPull(ctx, banger.KernelPullRequest{Name: name}, p)
+	k, err := d.kernelPull(ctx, banger.KernelPullRequest{Name: name}, p)
 	if banger.IsKind(err, banger.Exists) {
-		return nil // somebody else's pull was faster
+		if local, ok := d.hasKernel(name); ok {
+			return local, nil // somebody else's pull was faster
+		}
 	}
-	return err
+	return k.Name, err
 }
 
-// openKernelImage finds an image in a registry for a kernel that is in it. Its
-// layers are cached like those of any image.
-func (d *Daemon) openKernelImage(ctx context.Context, ref, arch string, p func(banger.Progress)) (*kernelcat.Image, error) {
-	found, err := oci.Resolve(ctx, ref, oci.Options{Cache: d.Layout.Blobs(), Arch: arch, Progress: p})
-	if err != nil {
-		return nil, err
+// hasKernel looks for the kernel that NAME or CATALOG/NAME means among those
+// that are here.
+func (d *Daemon) hasKernel(name string) (local string, ok bool) {
+	local = localName(name)
+	if local == name {
+		return local, d.kernels.Has(name)
 	}
-	im := &kernelcat.Image{Ref: found.Ref, Digest: found.Digest, Close: found.Close}
-	for _, l := range found.Layers {
-		im.Layers = append(im.Layers, l.Open)
+	k, err := d.kernels.Get(local)
+	return local, err == nil && name == cmp.Or(k.Catalog, catalogs.Builtin)+"/"+local
+}
+
+// openKernelImage finds images in registries for kernels that are in them, on
+// behalf of the catalog that names them. Layers are cached like those of any image.
+func (d *Daemon) openKernelImage(from catalogs.Origin) func(ctx context.Context, ref, arch string, p func(banger.Progress)) (*kernelcat.Image, error) {
+	return func(ctx context.Context, ref, arch string, p func(banger.Progress)) (*kernelcat.Image, error) {
+		o := d.ociOptions(from, p)
+		o.Arch = arch
+		found, err := oci.Resolve(ctx, ref, o)
+		if err != nil {
+			return nil, err
+		}
+		im := &kernelcat.Image{Ref: found.Ref, Digest: found.Digest, Close: found.Close}
+		for _, l := range found.Layers {
+			im.Layers = append(im.Layers, l.Open)
+		}
+		return im, nil
 	}
-	return im, nil
 }

@@ -136,7 +136,7 @@ func shimMain(args []string) error {
 // testDaemon is a daemon that needs no program for guests.
 func testDaemon(base string, log io.Writer) *Daemon {
 	return &Daemon{
-		Layout:  state.Layout{Root: base + "/s", Cache: base + "/c", Run: base + "/r"},
+		Layout:  state.Layout{Root: base + "/s", Cache: base + "/c", Run: base + "/r", Config: base + "/config.toml"},
 		Version: banger.VersionInfo{Version: "test", PID: os.Getpid()}, Driver: &fakevmm.Driver{},
 		Log:   slog.New(slog.NewTextHandler(log, nil)),
 		obey:  500 * time.Millisecond,

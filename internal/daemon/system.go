@@ -13,7 +13,8 @@ func (d *Daemon) systemVersion(context.Context, none) (banger.VersionInfo, error
 }
 
 func (d *Daemon) systemInfo(ctx context.Context, _ none) (banger.SystemInfo, error) {
-	info := banger.SystemInfo{VersionInfo: d.Version, Root: d.Layout.Root, Cache: d.Layout.Cache, Run: d.Layout.Run}
+	info := banger.SystemInfo{VersionInfo: d.Version, Root: d.Layout.Root, Cache: d.Layout.Cache, Run: d.Layout.Run,
+		Config: d.Layout.Config, ConfigError: banger.AsError(d.checkConfig())}
 	kernels, err := d.kernels.Names()
 	if err != nil {
 		return info, err

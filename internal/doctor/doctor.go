@@ -53,6 +53,7 @@ func Run(h Host) []Check {
 		all = append(all, driver(d)...)
 	}
 	all = append(all,
+		configuration(h.Info),
 		program("mmdebstrap", "mmdebstrap", "images are made from Debian's packages where no registry can be reached"),
 		program("apt", "apt-get", "kernels of the catalog come from Debian's packages"),
 		program("dpkg", "dpkg-deb", "kernels of the catalog come from Debian's packages"),
@@ -75,6 +76,18 @@ func driver(d banger.Driver) []Check {
 		accel.Detail = "software emulation (tcg), which is several times slower: " + d.AccelReason
 	}
 	return append(checks, accel)
+}
+
+// configuration looks at the configuration file, which need not be there.
+func configuration(info banger.SystemInfo) Check {
+	if e := info.ConfigError; e != nil {
+		return Check{ID: "config", Status: Fail, Detail: e.Msg, Fix: e.Hint}
+	}
+	c := Check{ID: "config", Status: OK, Detail: info.Config}
+	if _, err := os.Stat(info.Config); err != nil {
+		c.Detail += " is not there: everything is as it comes"
+	}
+	return c
 }
 
 // fix is the line that installs a program.

@@ -3,6 +3,7 @@ package doctor
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"banger"
@@ -36,6 +37,24 @@ func TestEmulationIsAWarningWithItsReason(t *testing.T) {
 	c := find(t, Run(Host{Info: banger.SystemInfo{Root: "/tmp", Cache: "/tmp", Drivers: []banger.Driver{d}}}), "acceleration")
 	if c.Status != Warn {
 		t.Errorf("acceleration: %+v", c)
+	}
+}
+
+func TestConfiguration(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "config.toml")
+	info := banger.SystemInfo{Config: file}
+	if c := find(t, Run(Host{Info: info}), "config"); c.Status != OK || !strings.Contains(c.Detail, file+" is not there") {
+		t.Errorf("none: %+v", c)
+	}
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if c := find(t, Run(Host{Info: info}), "config"); c.Status != OK || c.Detail != file {
+		t.Errorf("good: %+v", c)
+	}
+	info.ConfigError = banger.Errorf(banger.Invalid, "%s:3: unknown key", file).WithHint("did you mean key?")
+	if c := find(t, Run(Host{Info: info}), "config"); c.Status != Fail || c.Detail != file+":3: unknown key" || c.Fix != "did you mean key?" {
+		t.Errorf("bad: %+v", c)
 	}
 }
 

@@ -2,40 +2,44 @@
 package imagecat
 
 import (
-	"bytes"
 	_ "embed"
 	"encoding/json"
 	"fmt"
-	"io"
-	"os"
 	"regexp"
-	"slices"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"banger"
 )
 
-// version is the form of catalog.json that this build reads.
+// version is the version of the catalog's format that this build reads. Fields
+// may be added within a version; their meaning never changes.
 const version = 1
+
+// maxText bounds a catalog's texts, which are shown to people.
+const maxText = 512
 
 //go:embed catalog.json
 var builtin []byte
 
-// Catalog lists images, sorted by name.
+// Catalog lists images that can be made by name.
 type Catalog struct {
 	Version int     `json:"version"`
+	Serial  int64   `json:"serial,omitempty"` // grows with every change; one that is smaller is an old catalog
 	Entries []Entry `json:"entries"`
 }
 
 // Entry is one image. Its sources are tried in order until one works.
 type Entry struct {
 	Name        string   `json:"name"`
-	Arch        []string `json:"arch"` // as uname -m, sorted
+	Arch        []string `json:"arch"` // as uname -m
 	Description string   `json:"description"`
 	Sources     []Source `json:"sources"`
 }
 
-// Source is one way to make an image. Exactly one field is set.
+// Source is one way to make an image. At most one field is set; none is in a
+// source of a kind that this build does not know, which is passed over.
 type Source struct {
 	OCI    string `json:"oci,omitempty"`    // reference to an image in a registry
 	Debian *Suite `json:"debian,omitempty"` // root file system made of packages
@@ -55,63 +59,55 @@ func (s Source) String() string {
 }
 
 // Builtin is the catalog inside the binary.
-func Builtin() (*Catalog, error) {
-	return parse(builtin)
-}
+func Builtin() (*Catalog, error) { return ParseCatalog(builtin) }
 
-// Lookup finds an entry. The error for an unknown name is os.ErrNotExist and
-// of the kind banger.NotFound.
-func (c *Catalog) Lookup(name string) (Entry, error) {
-	i, ok := slices.BinarySearchFunc(c.Entries, name, func(e Entry, name string) int { return strings.Compare(e.Name, name) })
-	if ok {
-		return c.Entries[i], nil
+// Known are the sources of the kinds that this build knows. Without any the
+// error is Unsupported.
+func (e Entry) Known() ([]Source, error) {
+	var known []Source
+	for _, s := range e.Sources {
+		if s != (Source{}) {
+			known = append(known, s)
+		}
 	}
-	var names []string
-	for _, e := range c.Entries {
-		names = append(names, e.Name)
+	if len(known) == 0 {
+		return nil, banger.Errorf(banger.Unsupported, "image %s has no source that this build knows", e.Name)
 	}
-	return Entry{}, banger.Errorf(banger.NotFound, "%w", unknown(name)).WithHint("the catalog has %s", strings.Join(names, ", "))
+	return known, nil
 }
-
-// unknown is the name of an image that the catalog does not have.
-type unknown string
-
-func (u unknown) Error() string        { return fmt.Sprintf("no image %q in the catalog", string(u)) }
-func (u unknown) Is(target error) bool { return target == os.ErrNotExist }
 
 // The grammars of what a catalog may name. Suites and packages become words on
 // a command line: none may start with a hyphen. Package names are those of
 // Debian Policy 5.6.1.
 var (
 	nameGrammar    = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,62}$`)
-	archGrammar    = regexp.MustCompile(`^[a-z0-9_]+$`)
+	archGrammar    = regexp.MustCompile(`^[a-z0-9_]{1,32}$`)
 	suiteGrammar   = regexp.MustCompile(`^[a-z][a-z0-9-]{0,62}$`)
-	packageGrammar = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]+$`)
+	packageGrammar = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]{1,127}$`)
 )
 
-// parse reads a catalog and refuses what this build does not understand.
-func parse(b []byte) (*Catalog, error) {
-	d := json.NewDecoder(bytes.NewReader(b))
-	d.DisallowUnknownFields()
+// ParseCatalog reads a catalog and checks all that can be checked without the
+// images themselves. Its errors are Invalid, or Unsupported for another version.
+func ParseCatalog(b []byte) (*Catalog, error) {
 	c := &Catalog{}
-	if err := d.Decode(c); err != nil {
-		return nil, fmt.Errorf("read the image catalog: %w", err)
+	if err := json.Unmarshal(b, c); err != nil {
+		return nil, banger.Errorf(banger.Invalid, "read image catalog: %w", err)
 	}
-	if _, err := d.Token(); err != io.EOF {
-		return nil, fmt.Errorf("read the image catalog: data after its end")
+	switch {
+	case c.Version != version:
+		return nil, banger.Errorf(banger.Unsupported, "read image catalog: version %d, this build reads version %d", c.Version, version)
+	case c.Serial < 0:
+		return nil, banger.Errorf(banger.Invalid, "read image catalog: serial %d", c.Serial)
 	}
-	if c.Version != version {
-		return nil, banger.Errorf(banger.Unsupported, "read the image catalog: version %d, this banger reads %d", c.Version, version)
-	}
-	last := ""
+	seen := map[string]bool{}
 	for _, e := range c.Entries {
 		if err := e.check(); err != nil {
-			return nil, fmt.Errorf("read the image catalog: entry %q: %w", e.Name, err)
+			return nil, banger.Errorf(banger.Invalid, "read image catalog: image %.64q: %w", e.Name, err)
 		}
-		if e.Name <= last {
-			return nil, fmt.Errorf("read the image catalog: entry %q: not sorted, or twice", e.Name)
+		if seen[e.Name] {
+			return nil, banger.Errorf(banger.Invalid, "read image catalog: image %q is there twice", e.Name)
 		}
-		last = e.Name
+		seen[e.Name] = true
 	}
 	return c, nil
 }
@@ -120,21 +116,24 @@ func (e Entry) check() error {
 	switch {
 	case !nameGrammar.MatchString(e.Name):
 		return fmt.Errorf("bad name")
-	case e.Description == "":
-		return fmt.Errorf("no description")
-	case len(e.Arch) == 0 || !slices.IsSorted(e.Arch):
-		return fmt.Errorf("architectures missing or not sorted")
+	case e.Description == "" || badText(e.Description):
+		return fmt.Errorf("its description is missing, too long or no text")
+	case len(e.Arch) == 0:
+		return fmt.Errorf("architectures missing")
 	case len(e.Sources) == 0:
 		return fmt.Errorf("no sources")
 	}
 	for _, a := range e.Arch {
 		if !archGrammar.MatchString(a) {
-			return fmt.Errorf("bad architecture %q", a)
+			return fmt.Errorf("bad architecture %.64q", a)
 		}
 	}
 	for i, s := range e.Sources {
-		if n := count(s.OCI != "", s.Debian != nil, s.Scratch); n != 1 {
-			return fmt.Errorf("source %d: exactly one of oci, debian and scratch must be there, not %d", i+1, n)
+		if n := count(s.OCI != "", s.Debian != nil, s.Scratch); n > 1 {
+			return fmt.Errorf("source %d: at most one of oci, debian and scratch may be there, not %d", i+1, n)
+		}
+		if badText(s.OCI) {
+			return fmt.Errorf("source %d: %.64q is too long or no text", i+1, s.OCI)
 		}
 		if s.Debian != nil {
 			if err := s.Debian.check(); err != nil {
@@ -153,4 +152,8 @@ func count(set ...bool) int {
 		}
 	}
 	return n
+}
+
+func badText(s string) bool {
+	return len(s) > maxText || !utf8.ValidString(s) || strings.ContainsFunc(s, unicode.IsControl)
 }

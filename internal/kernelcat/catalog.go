@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
-	"os"
 	"strings"
 
 	"banger"
@@ -19,13 +18,11 @@ var builtin []byte
 // Fields may be added within a version; their meaning never changes.
 const catalogVersion = 1
 
-// maxCatalog bounds a catalog; one of a thousand kernels has half a megabyte.
-const maxCatalog = 8 << 20
-
 // Catalog lists kernels that can be pulled. docs/kernel-catalog.md describes
 // the format.
 type Catalog struct {
 	Version int        `json:"version"`
+	Serial  int64      `json:"serial,omitempty"` // grows with every change; one that is smaller is an old catalog
 	Entries []CatEntry `json:"entries"`
 }
 
@@ -66,6 +63,9 @@ func ParseCatalog(b []byte) (*Catalog, error) {
 	}
 	if c.Version != catalogVersion {
 		return nil, banger.Errorf(banger.Unsupported, "read kernel catalog: version %d, this build reads version %d", c.Version, catalogVersion)
+	}
+	if c.Serial < 0 {
+		return nil, banger.Errorf(banger.Invalid, "read kernel catalog: serial %d", c.Serial)
 	}
 	seen := make(map[string]bool)
 	for _, e := range c.Entries {
@@ -141,23 +141,6 @@ func (e CatEntry) validate() error {
 
 func validSHA256(s string) bool {
 	return len(s) == 64 && strings.Trim(s, "0123456789abcdef") == ""
-}
-
-// Lookup finds a kernel by its name. An unknown one is a NotFound error that
-// is also os.ErrNotExist; its hint names the kernels there are.
-func (c *Catalog) Lookup(name string) (CatEntry, error) {
-	if err := ValidateName(name); err != nil {
-		return CatEntry{}, err
-	}
-	names := make([]string, 0, len(c.Entries))
-	for _, e := range c.Entries {
-		if e.Name == name {
-			return e, nil
-		}
-		names = append(names, e.Name)
-	}
-	err := fail(banger.NotFound, os.ErrNotExist, "kernel %q is not in the catalog", name)
-	return CatEntry{}, err.WithHint("the catalog has: %s", strings.Join(names, ", "))
 }
 
 // Want is what a pull of the entry must give.

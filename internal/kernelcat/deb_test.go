@@ -128,10 +128,7 @@ func (a *archive) pull(ctx context.Context) (banger.Kernel, []string, error) {
 	if err != nil {
 		a.t.Fatal(err)
 	}
-	e, err := c.Lookup("debian-6.1")
-	if err != nil {
-		a.t.Fatal(err)
-	}
+	e := c.Entries[0]
 	a.write("keys", "")
 	var steps []string
 	sources, err := e.PullSources()
