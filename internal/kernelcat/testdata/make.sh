@@ -40,7 +40,9 @@ S
 
 size() { # the unpacked size, little-endian
 	n=$(stat -c %s "$tmp/vmlinux")
-	printf "\\$(printf %o $((n & 255)))\\$(printf %o $((n >> 8 & 255)))\\$(printf %o $((n >> 16 & 255)))\\$(printf %o $((n >> 24)))"
+	for shift in 0 8 16 24; do
+		printf '%b' "\\0$(printf %o $((n >> shift & 255)))"
+	done
 }
 pack() { # KIND COMMAND...
 	kind=$1
