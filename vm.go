@@ -27,15 +27,28 @@ type VMSpec struct {
 	Init   string `json:"init,omitempty"`   // auto, banger or systemd
 	Net    string `json:"net,omitempty"`    // nat or none
 	Accel  string `json:"accel,omitempty"`  // auto, kvm or tcg
+	// KernelArgs are words for the kernel's command line, NAME or NAME=VALUE,
+	// behind banger's own and those of the kernel's record.
+	KernelArgs []string `json:"kernel_args,omitempty"`
 	// BootTimeout is how long a start waits for the guest to answer, in seconds.
 	BootTimeout int `json:"boot_timeout,omitempty"`
 }
+
+// RootKind is what a VM's root file system is made of.
+type RootKind string
+
+// The kinds of roots. Either way what the VM changes is on its private disk.
+const (
+	OverlayRoot RootKind = "overlay" // the image, shared and read-only, with the private disk over it
+	FlatRoot    RootKind = "flat"    // the private disk alone, a copy of the image
+)
 
 // VM is one machine: vms/ID/vm.json.
 type VM struct {
 	ID        string    `json:"id"` // 12 hex digits
 	Name      string    `json:"name"`
 	Spec      VMSpec    `json:"spec"` // with every default filled in
+	Root      RootKind  `json:"root"` // decided when its disk is made, by what its kernel can do
 	State     VMState   `json:"state"`
 	Reason    string    `json:"reason,omitempty"` // why it is in that state
 	CreatedAt time.Time `json:"created_at"`
@@ -58,6 +71,9 @@ type Machine struct {
 	Version     string  `json:"version"`
 	Accel       string  `json:"accel"`        // kvm or tcg
 	AccelReason string  `json:"accel_reason"` // why that accelerator
+	BootPath    string  `json:"boot_path"`    // direct, initrd or flat
+	BootReason  string  `json:"boot_reason"`  // why that way
+	Cmdline     string  `json:"cmdline"`      // the kernel's, all of it
 	VMM         Process `json:"vmm"`
 	Shim        Process `json:"shim"`
 	BootID      string  `json:"boot_id"` // of the host's boot, from /proc/sys/kernel/random/boot_id

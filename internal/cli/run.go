@@ -21,6 +21,7 @@ func (f *specFlags) flags(cmd *cobra.Command, c *CLI) {
 	fl := cmd.Flags()
 	fl.StringVar(&f.spec.Name, "name", "", "name of the VM (default: made up)")
 	fl.StringVar(&f.spec.Kernel, "kernel", "", "kernel to boot (default: the image's)")
+	fl.StringArrayVar(&f.spec.KernelArgs, "kernel-arg", nil, "`word` for the kernel's command line, NAME or NAME=VALUE; may be repeated")
 	fl.IntVar(&f.spec.CPUs, "cpus", 0, "virtual CPUs (default 1)")
 	fl.Var(sizeFlag{&f.spec.Memory}, "memory", "memory, for instance 512M or 2G (default 512M)")
 	fl.Var(sizeFlag{&f.spec.Disk}, "disk", "size of the private disk, which is sparse (default 10G)")
@@ -30,10 +31,15 @@ func (f *specFlags) flags(cmd *cobra.Command, c *CLI) {
 	fl.StringVar(&f.spec.Accel, "accel", "", "accelerator: auto, kvm or tcg (default auto)")
 	fl.IntVar(&f.spec.BootTimeout, "boot-timeout", 0, "seconds to wait for the guest to answer (default 120)")
 	_ = cmd.RegisterFlagCompletionFunc("kernel", c.completeKernels)
-	for name, words := range map[string][]string{"init": {"auto", "banger", "systemd"}, "net": {"nat", "none"}, "accel": {"auto", "kvm", "tcg"}} {
+	for name, words := range map[string][]string{
+		"init": {"auto", "banger", "systemd"}, "net": {"nat", "none"}, "accel": {"auto", "kvm", "tcg"}, "kernel-arg": kernelWords,
+	} {
 		_ = cmd.RegisterFlagCompletionFunc(name, cobra.FixedCompletions(words, cobra.ShellCompDirectiveNoFileComp))
 	}
 }
+
+// kernelWords are those that a shell offers for --kernel-arg.
+var kernelWords = []string{"ignore_loglevel", "loglevel=7", "mitigations=off", "systemd.log_level=debug", "systemd.unit=rescue.target"}
 
 func (f *specFlags) get(cmd *cobra.Command) (banger.VMSpec, error) {
 	if f.nat {

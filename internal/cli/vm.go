@@ -28,7 +28,8 @@ func (c *CLI) vmCreateCommand() *cobra.Command {
 		Long: `Create a VM, start it and wait until it is reachable; then print its name. If that
 goes wrong, nothing is left of it. IMAGE is found as by "banger run".`,
 		Example: `  banger vm create --image debian-bookworm --name testbox
-  banger vm create --image debian-bookworm --cpus 2 --memory 2G --disk 40G`,
+  banger vm create --image debian-bookworm --cpus 2 --memory 2G --disk 40G
+  banger vm create --image debian-bookworm --kernel-arg ignore_loglevel --kernel-arg mitigations=off`,
 		Args: args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			s, err := spec.get(cmd)
@@ -199,6 +200,9 @@ next:
 func (c *CLI) vmInspectCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "inspect VM...", Short: "Describe VMs as JSON",
+		Long: `Describe VMs as JSON: what was asked for, what became of it, and of a VM that runs how:
+under "machine" the accelerator and why, the way that its kernel boots ("boot_path":
+direct, initrd or flat) and why, and the kernel's whole command line.`,
 		Args: args(cobra.MinimumNArgs(1)), ValidArgsFunction: c.completeVMs,
 		RunE: func(cmd *cobra.Command, a []string) error {
 			return inspect(c, cmd.Context(), a, (*banger.Client).VMShow)

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -41,12 +42,15 @@ func (d *Daemon) adoptAll() error {
 func (d *Daemon) load(id string) banger.VM {
 	rec, err := d.disks.Get(id)
 	states := []banger.VMState{banger.Created, banger.Starting, banger.Running, banger.Stopping, banger.Stopped, banger.Failed}
+	roots := []banger.RootKind{"", banger.OverlayRoot, banger.FlatRoot} // the first there was is the overlay
 	switch {
 	case err != nil:
 	case rec.ID != id:
 		err = banger.Errorf(banger.Conflict, "read vm %q: its record is that of %q", id, rec.ID)
 	case !slices.Contains(states, rec.State):
 		err = banger.Errorf(banger.Conflict, "read vm %q: its state is %q", id, rec.State)
+	case !slices.Contains(roots, rec.Root):
+		err = banger.Errorf(banger.Conflict, "read vm %q: its root is %q", id, rec.Root)
 	default:
 		if err = state.ValidateVMName(rec.Name); err != nil {
 			err = fmt.Errorf("read vm %q: %w", id, err)
@@ -55,7 +59,7 @@ func (d *Daemon) load(id string) banger.VM {
 	if err != nil {
 		return d.disks.Broken(id, err.Error())
 	}
-	rec.Problem = ""
+	rec.Problem, rec.Root = "", cmp.Or(rec.Root, banger.OverlayRoot)
 	rec.Console, rec.Agent = d.consolePath(id), d.agentPath(id)
 	return rec
 }

@@ -33,50 +33,9 @@ import (
 // shim holds the machine. The guest's side is internal/guest/boot.go.
 func (d *Daemon) boot(ctx context.Context, v *vm) (*shim.Client, error) {
 	rec := v.record()
-
-	// 1. The kernel and the image as they are now.
-	kernel, err := d.kernels.Get(rec.Spec.Kernel)
-	if err != nil {
-		return nil, err
-	}
-	image, err := d.images.Get(rec.Spec.Image)
-	if err != nil {
-		return nil, err
-	}
-
-	// 2. What all VMs with this kernel and this banger share: boot disk and initrd.
-	bootDisk, err := d.bootDisk(ctx)
-	if err != nil {
-		return nil, err
-	}
-	initrd, err := d.initrd(ctx, rec.Spec.Kernel, kernel)
-	if err != nil {
-		return nil, err
-	}
-
-	// 3. The machine: three disks, so that nothing of the image is copied.
 	dir, run := d.Layout.VM(rec.ID), d.Layout.VMRun(rec.ID)
-	spec := shim.Spec{
-		Machine: vmm.Spec{
-			ID: rec.ID, CPUs: rec.Spec.CPUs, Memory: rec.Spec.Memory, Accel: rec.Spec.Accel, RunDir: run,
-			Kernel: d.kernels.Path(rec.Spec.Kernel, state.VmlinuxFile), Initrd: initrd,
-			Disks: []vmm.Disk{
-				{Path: bootDisk, ReadOnly: true},
-				{Path: d.images.Path(rec.Spec.Image, state.RootfsFile), ReadOnly: true},
-				{Path: filepath.Join(dir, state.DiskFile)},
-			},
-		},
-		UserKey: d.Layout.UserKey(), HostKey: rec.HostKey,
-	}
-
-	// 4. What the guest is told when it asks.
-	if spec.Hello, err = d.helloConfig(rec, image); err != nil {
-		return nil, err
-	}
-	if err := d.addModules(ctx, &spec, rec.Spec.Kernel); err != nil {
-		return nil, err
-	}
-	if err := addNetwork(&spec, kernel, rec.Spec); err != nil {
+	spec, err := d.prepare(ctx, rec)
+	if err != nil {
 		return nil, err
 	}
 
@@ -92,7 +51,8 @@ func (d *Daemon) boot(ctx context.Context, v *vm) (*shim.Client, error) {
 	}
 	d.at("boot: prepared")
 	if err := v.intend(func(r *banger.VM) {
-		r.State, r.Reason, r.StoppedAt, r.Machine = banger.Starting, "", time.Time{}, &banger.Machine{BootID: bootID()}
+		r.State, r.Reason, r.StoppedAt = banger.Starting, "", time.Time{}
+		r.Machine = &banger.Machine{BootID: bootID(), BootPath: spec.BootPath, BootReason: spec.BootReason}
 	}); err != nil {
 		return nil, errors.Join(err, os.RemoveAll(run))
 	}
@@ -105,6 +65,59 @@ func (d *Daemon) boot(ctx context.Context, v *vm) (*shim.Client, error) {
 	d.at("boot: spawned")
 	v.follow(c)
 	return c, nil
+}
+
+// prepare is the part of a boot that is told to the shim.
+func (d *Daemon) prepare(ctx context.Context, rec banger.VM) (spec shim.Spec, err error) {
+	// 1. The kernel and the image as they are now, and how the one boots the other.
+	kernel, err := d.kernels.Get(rec.Spec.Kernel)
+	if err != nil {
+		return spec, err
+	}
+	plan, err := d.planVM(rec, kernel)
+	if err != nil {
+		return spec, err
+	}
+	image, err := d.images.Get(rec.Spec.Image)
+	if err != nil {
+		return spec, err
+	}
+
+	// 2. What all VMs with this kernel and this banger share: boot disk and initrd.
+	bootDisk, err := d.bootDisk(ctx)
+	if err != nil {
+		return spec, err
+	}
+	initrd, err := d.bootInitrd(ctx, plan, kernel)
+	if err != nil {
+		return spec, err
+	}
+
+	// 3. The machine: three disks, of which the last is its own and the others are shared.
+	spec = shim.Spec{
+		Machine: vmm.Spec{
+			ID: rec.ID, CPUs: rec.Spec.CPUs, Memory: rec.Spec.Memory, Accel: rec.Spec.Accel, RunDir: d.Layout.VMRun(rec.ID),
+			Kernel: d.kernels.Path(rec.Spec.Kernel, state.VmlinuxFile), Initrd: initrd, Cmdline: rootWords(plan, rec.Root),
+			Disks: []vmm.Disk{
+				{Path: bootDisk, ReadOnly: true},
+				{Path: d.images.Path(rec.Spec.Image, state.RootfsFile), ReadOnly: true},
+				{Path: filepath.Join(d.Layout.VM(rec.ID), state.DiskFile)},
+			},
+		},
+		UserKey: d.Layout.UserKey(), HostKey: rec.HostKey, BootPath: plan.Path, BootReason: plan.Reason,
+	}
+
+	// 4. What the guest is told when it asks, and what its kernel is told.
+	if spec.Hello, err = d.helloConfig(rec, image); err != nil {
+		return spec, err
+	}
+	if err := d.addModules(ctx, &spec, rec.Spec.Kernel); err != nil {
+		return spec, err
+	}
+	if err := addNetwork(&spec, kernel, rec.Spec); err != nil {
+		return spec, err
+	}
+	return spec, addArgs(&spec, kernel, rec.Spec)
 }
 
 func builtinGuest() (program []byte, sha256 string, err error) {

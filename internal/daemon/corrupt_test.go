@@ -57,6 +57,7 @@ func TestCorruptRecord(t *testing.T) {
 	spoil["id of a path"] = replace(`"id": "`, `"id": "../../`)
 	spoil["state"] = replace(`"state": "created"`, `"state": "dreaming"`)
 	spoil["broken"] = replace(`"state": "created"`, `"state": "broken"`)
+	spoil["root"] = replace(`"root": "overlay"`, `"root": "cellar"`)
 	spoil["name"] = replace(`"name": "`, `"name": "../`)
 	ids := map[string]string{}
 	for name := range spoil {

@@ -15,7 +15,7 @@ import (
 	"banger"
 	"banger/internal/agent"
 	"banger/internal/api"
-	"banger/internal/rootfs"
+	"banger/internal/kernelcat"
 	"banger/internal/state"
 	"banger/internal/vmm"
 )
@@ -64,6 +64,13 @@ func (d *Daemon) vmCreate(ctx context.Context, r banger.VMCreateRequest, p progr
 	if spec.Kernel, err = d.ensureKernel(ctx, spec.Kernel, p); err != nil {
 		return banger.VM{}, err
 	}
+	root, err := d.planRoot(spec)
+	if err != nil {
+		return banger.VM{}, err
+	}
+	if root == banger.FlatRoot {
+		p(banger.Progress{Step: "copy image " + spec.Image})
+	}
 	// Until it is whole the VM is the daemon's: should the daemon be killed, the
 	// next one removes it.
 	owner := &d.self
@@ -76,7 +83,7 @@ func (d *Daemon) vmCreate(ctx context.Context, r banger.VMCreateRequest, p progr
 	if err != nil {
 		return banger.VM{}, err
 	}
-	v, err := d.addVM(id, spec, owner)
+	v, err := d.addVM(ctx, banger.VM{ID: id, Name: spec.Name, Spec: spec, Root: root, Owner: owner})
 	if err != nil {
 		return banger.VM{}, err
 	}
@@ -191,7 +198,7 @@ func fillSpec(s banger.VMSpec) (banger.VMSpec, error) {
 	case s.Image == "":
 		return s, banger.Errorf(banger.Invalid, "no image given").WithHint("banger image ls --available")
 	}
-	return s, nil
+	return s, kernelcat.ValidateArgs(s.KernelArgs)
 }
 
 // reserve keeps the name for a VM that is being made.
@@ -220,13 +227,15 @@ func newID() string {
 	return hex.EncodeToString(b[:])
 }
 
-// addVM makes the VM's folder with its empty disk and its keys. Nothing of the image is copied.
-func (d *Daemon) addVM(id string, spec banger.VMSpec, owner *banger.Process) (*vm, error) {
+// addVM makes the VM's folder with its disk and its keys. rec says who it is,
+// what it is to be and whose it is.
+func (d *Daemon) addVM(ctx context.Context, rec banger.VM) (*vm, error) {
+	id, spec := rec.ID, rec.Spec
 	stage, err := d.disks.Stage()
 	if err != nil {
 		return nil, err
 	}
-	rec, err := d.fillVM(stage, id, spec, owner)
+	rec, err = d.fillVM(ctx, stage, rec)
 	if err == nil {
 		d.at("create: staged")
 		d.refs.Lock()
@@ -253,11 +262,9 @@ func (d *Daemon) addVM(id string, spec banger.VMSpec, owner *banger.Process) (*v
 	return v, nil
 }
 
-func (d *Daemon) fillVM(stage, id string, spec banger.VMSpec, owner *banger.Process) (banger.VM, error) {
-	rec := banger.VM{
-		ID: id, Name: spec.Name, Spec: spec, State: banger.Created, CreatedAt: time.Now().UTC(), Owner: owner,
-		Console: d.consolePath(id), Agent: d.agentPath(id),
-	}
+func (d *Daemon) fillVM(ctx context.Context, stage string, rec banger.VM) (banger.VM, error) {
+	rec.State, rec.CreatedAt = banger.Created, time.Now().UTC()
+	rec.Console, rec.Agent = d.consolePath(rec.ID), d.agentPath(rec.ID)
 	private, public, err := agent.NewHostKey()
 	if err != nil {
 		return rec, err
@@ -266,5 +273,6 @@ func (d *Daemon) fillVM(stage, id string, spec banger.VMSpec, owner *banger.Proc
 	if err := state.WriteFile(filepath.Join(stage, state.HostKeyFile), []byte(private), 0o600); err != nil {
 		return rec, err
 	}
-	return rec, rootfs.Empty(filepath.Join(stage, state.DiskFile), spec.Disk)
+	stays := rec.Owner == nil || *rec.Owner == d.self // else it goes with its caller
+	return rec, d.makeDisk(ctx, filepath.Join(stage, state.DiskFile), rec.Spec, rec.Root, stays)
 }

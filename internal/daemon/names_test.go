@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
@@ -129,6 +130,7 @@ func TestBadSpecs(t *testing.T) {
 		"disk":              func(s *banger.VMSpec) { s.Disk = 1 << 60 },
 		"boot time":         func(s *banger.VMSpec) { s.BootTimeout = 1 << 60 }, // would turn negative
 		"no image":          func(s *banger.VMSpec) { s.Image = "" },
+		"kernel argument":   func(s *banger.VMSpec) { s.KernelArgs = []string{"debug", "root=/dev/vdb"} },
 	} {
 		s := testSpec("web")
 		bend(&s)
@@ -138,7 +140,7 @@ func TestBadSpecs(t *testing.T) {
 	}
 	s, err := fillSpec(banger.VMSpec{Image: "image"})
 	want := banger.VMSpec{Image: "image", CPUs: 1, Memory: 512 << 20, Disk: 10 << 30, Init: "auto", Net: "nat", Accel: "auto", BootTimeout: 120}
-	if err != nil || s != want {
+	if err != nil || !reflect.DeepEqual(s, want) {
 		t.Errorf("defaults: %+v, %v", s, err)
 	}
 }

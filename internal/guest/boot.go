@@ -15,8 +15,9 @@ import (
 // Boot is pid 1 from the kernel's start to the machine's own init. The kernel
 // may have started it from an initramfs that holds the drivers (/init,
 // /modules/NN-name.ko) or directly from the boot disk (root=/dev/vda ro
-// init=/banger-guest). Both go the same way, which ends in another program, or,
-// with the reason on the console and at the host, in a machine that is off.
+// init=/banger-guest), and so may an initrd of somebody else. All go the same
+// way, which ends in another program, or, with the reason on the console and at
+// the host, in a machine that is off.
 func Boot() {
 	b := &boot{}
 	defer func() {
@@ -47,21 +48,28 @@ func (b *boot) run() error {
 	if err := mountAll(kernelMounts); err != nil {
 		return err
 	}
+	flat, err := isFlat("/proc/cmdline")
+	if err != nil {
+		return err
+	}
 	// 2. Drivers, where they are not built in.
 	if err := loadModules("/modules"); err != nil {
 		return err
 	}
-	// 3. Hello to the host. It answers while the next steps are under way.
-	if err := b.sayHello(); err != nil {
-		return err
+	// 3. Hello to the host. It answers while the next steps are under way. An
+	// initrd of somebody else brings the drivers of the disks; that of the port
+	// may still lie in the image.
+	if !flat || portFound() {
+		if err := b.sayHello(); err != nil {
+			return err
+		}
 	}
 	// 4. Wait for the disks.
 	if err := awaitDisks(imageDisk, ownDisk); err != nil {
 		return err
 	}
-	// 5. The root: the image, and on top of it what this machine has changed.
-	var err error
-	if b.own, err = mountRoot(); err != nil {
+	// 5. The root: the image, with what this machine has changed.
+	if b.own, err = mountRoot(flat); err != nil {
 		return err
 	}
 	// 6. Leave the boot's root, and free what it holds.
@@ -74,6 +82,14 @@ func (b *boot) run() error {
 	}
 	if err := makeTmp(); err != nil {
 		return err
+	}
+	if flat {
+		loadFromImage()
+	}
+	if b.host == nil {
+		if err := b.sayHello(); err != nil {
+			return err
+		}
 	}
 	// 8. Who the machine is, as the host says.
 	a := <-b.asked

@@ -16,7 +16,7 @@ import (
 // does: by then the port is whole and opens at the first try.
 func openPort() (*sshd.VirtioPort, error) {
 	err := await(deviceWait, func() (bool, error) {
-		dev, err := findPort("/sys/class/virtio-ports")
+		dev, err := findPort(portClass)
 		return dev != "", err
 	})
 	if errors.Is(err, errAbsent) {
@@ -29,6 +29,15 @@ func openPort() (*sshd.VirtioPort, error) {
 	defer cancel()
 	return sshd.OpenPort(ctx, sshd.PortName)
 }
+
+// portFound reports whether the port is there already.
+func portFound() bool {
+	dev, err := findPort(portClass)
+	return dev != "" && err == nil
+}
+
+// portClass is where the kernel shows its ports.
+const portClass = "/sys/class/virtio-ports"
 
 // findPort gives the device, vportNpM, of the port of our name.
 func findPort(class string) (string, error) {

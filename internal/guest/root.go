@@ -5,16 +5,19 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"banger/internal/hello"
 )
 
 // The disks of a machine, in the order in which the VMM is given them.
 const (
 	bootDisk  = "/dev/vda" // read-only ext4 that holds this program
 	imageDisk = "/dev/vdb" // read-only ext4: the image, shared by all its machines
-	ownDisk   = "/dev/vdc" // writable ext4: what this machine has changed
+	ownDisk   = "/dev/vdc" // writable ext4: what this machine has changed, or a flat root
 )
 
 // scratch is a tmpfs with the mount points below, for the boot's root may be
@@ -47,11 +50,31 @@ func awaitDisks(disks ...string) error {
 	return nil
 }
 
-// mountRoot mounts the image under the machine's own changes at rootDir. It
-// returns a handle on the writable file system, for a clean end of it.
-func mountRoot() (own *os.File, err error) {
+// isFlat reports whether the host says, on the kernel's command line, that the
+// machine's disk is its whole root.
+func isFlat(cmdline string) (bool, error) {
+	b, err := os.ReadFile(cmdline)
+	if err != nil {
+		return false, fmt.Errorf("read the kernel's command line: %w", err)
+	}
+	return slices.Contains(strings.Fields(string(b)), hello.FlatRoot), nil
+}
+
+// mountRoot mounts the machine's root at rootDir. It returns a handle on the
+// writable file system, for a clean end of it.
+func mountRoot(flat bool) (own *os.File, err error) {
+	if err := mountAll([]mountPoint{{dir: scratch, source: "tmpfs", fstype: "tmpfs", data: "mode=0700"}}); err != nil {
+		return nil, err
+	}
+	if flat {
+		return mountFlat()
+	}
+	return mountOverlay()
+}
+
+// mountOverlay mounts the image under the machine's own changes.
+func mountOverlay() (own *os.File, err error) {
 	err = mountAll([]mountPoint{
-		{dir: scratch, source: "tmpfs", fstype: "tmpfs", data: "mode=0700"},
 		// noload: the journal of a read-only disk cannot be replayed, nor need it be.
 		{dir: imageDir, source: imageDisk, fstype: "ext4", flags: unix.MS_RDONLY, data: "noload"},
 		{dir: ownDir, source: ownDisk, fstype: "ext4", flags: unix.MS_NOATIME},
@@ -87,6 +110,10 @@ func mountBootDisk() error {
 func switchRoot() error {
 	if err := freeInitramfs(); err != nil {
 		return err
+	}
+	// What an initrd of somebody else leaves to the init; mostly there is nothing.
+	for _, dir := range []string{"/run", "/dev/pts"} {
+		_ = unix.Unmount(dir, unix.MNT_DETACH)
 	}
 	for _, m := range kernelMounts {
 		to := rootDir + m.dir

@@ -43,6 +43,11 @@ const (
 // MaxMessage bounds the text of a fail, in bytes.
 const MaxMessage = 4 << 10
 
+// FlatRoot is the word of the kernel's command line that says that the machine's
+// root is its own disk alone, a copy of the image. It is no part of Config
+// because the guest mounts its root while the host's answer is under way.
+const FlatRoot = "banger.root=flat"
+
 // MaxFrame bounds the data of one yamux frame, in bytes, in both directions.
 // What is written to a yamux stream has to be cut accordingly (see Chunk), and
 // Guard refuses what is longer.

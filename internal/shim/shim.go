@@ -154,6 +154,7 @@ func (s *Shim) started(m vmm.Machine) {
 		st.Boot.VMM = s.elapsed()
 		st.Machine = &banger.Machine{
 			Driver: info.Name, Version: info.Version, Accel: info.Accel, AccelReason: info.AccelReason,
+			BootPath: s.spec.BootPath, BootReason: s.spec.BootReason, Cmdline: info.Cmdline,
 			VMM: m.Process(), Shim: self, BootID: string(trim(boot)),
 		}
 	})

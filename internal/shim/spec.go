@@ -16,6 +16,9 @@ type Spec struct {
 	Hello   hello.Config `json:"hello"`   // but for Time, which is that of each hello
 	UserKey string       `json:"user_key"`
 	HostKey string       `json:"host_key"` // public, authorized_keys format
+	// BootPath and BootReason are those of banger.Machine.
+	BootPath   string `json:"boot_path"`
+	BootReason string `json:"boot_reason"`
 }
 
 // Phase is how far a machine has come.

@@ -23,6 +23,7 @@ const (
 	ManifestFile = "manifest.json" // of a kernel or an image
 	VmlinuxFile  = "vmlinux"
 	ModulesDir   = "modules"
+	InitrdFile   = "initrd.img"
 	RootfsFile   = "rootfs.img"
 
 	VMFile      = "vm.json"

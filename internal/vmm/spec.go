@@ -15,6 +15,10 @@ import (
 // minMemory is what Debian's kernel and an initrd with modules need to boot.
 const minMemory = 64 << 20
 
+// MaxOwnWords bounds what a driver adds to the kernel's command line, in bytes
+// with the spaces: whoever makes a Spec can tell whether all of it will fit.
+const MaxOwnWords = 300
+
 // Spec is one machine to start.
 type Spec struct {
 	ID      string   // [a-z0-9][a-z0-9-]{0,62}
@@ -22,7 +26,7 @@ type Spec struct {
 	Memory  int64    // bytes, rounded up to whole MiB
 	Kernel  string   // path of the vmlinux
 	Initrd  string   // path, empty: none
-	Cmdline []string // kernel words that hold for every driver; the driver puts its own before them
+	Cmdline []string // kernel words that hold for every driver; the driver puts its own, at most MaxOwnWords bytes, before them
 	Disks   []Disk   // vda, vdb, ... in this order
 	Net     *Net     // nil: no network card
 	// RunDir holds the machine's sockets: it exists with mode 0700, belongs to

@@ -51,6 +51,7 @@ type Info struct {
 	Accel       string // kvm or tcg
 	AccelReason string // why that one, in words for the user
 	Features    Features
+	Cmdline     string // of the kernel of a running machine, with the driver's own words
 }
 
 // Features is what drivers differ in. Callers ask it, never the driver's name.

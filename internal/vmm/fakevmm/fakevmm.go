@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -97,7 +98,7 @@ func (d *Driver) Start(ctx context.Context, spec vmm.Spec) (vmm.Machine, error) 
 		<-p.ended
 		return nil, banger.Errorf(banger.Canceled, "start fake: %w", context.Cause(ctx))
 	}
-	m := &machine{driver: d, process: p, dying: make(chan struct{}), done: make(chan struct{})}
+	m := &machine{driver: d, cmdline: strings.Join(spec.Cmdline, " "), process: p, dying: make(chan struct{}), done: make(chan struct{})}
 	go m.run(spec.Console)
 	return m, nil
 }
@@ -105,6 +106,7 @@ func (d *Driver) Start(ctx context.Context, spec vmm.Spec) (vmm.Machine, error) 
 // machine is one goroutine; agents have one each.
 type machine struct {
 	driver  *Driver
+	cmdline string
 	process *process
 
 	mu     sync.Mutex
@@ -161,7 +163,11 @@ func (m *machine) end(e vmm.Exit) {
 	})
 }
 
-func (m *machine) Info() vmm.Info { return m.driver.info() }
+func (m *machine) Info() vmm.Info {
+	i := m.driver.info()
+	i.Cmdline = m.cmdline
+	return i
+}
 
 // Process is the zero Process where there is none: pid 0 can be no one's victim.
 func (m *machine) Process() banger.Process { return m.process.name }

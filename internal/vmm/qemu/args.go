@@ -61,12 +61,17 @@ func (l launch) kernelWords() []string {
 	return words
 }
 
+// cmdline is the whole command line of the kernel.
+func (l launch) cmdline(spec vmm.Spec) string {
+	return strings.Join(append(l.kernelWords(), spec.Cmdline...), " ")
+}
+
 // args is the whole command line of QEMU after its name.
 func (l launch) args(spec vmm.Spec) ([]string, error) {
 	if len(spec.Disks) > maxDisks {
 		return nil, banger.Errorf(banger.Invalid, "machine with %d disks: QEMU's microvm takes %d", len(spec.Disks), maxDisks)
 	}
-	cmdline := strings.Join(append(l.kernelWords(), spec.Cmdline...), " ")
+	cmdline := l.cmdline(spec)
 	if len(cmdline) > maxCmdline {
 		return nil, banger.Errorf(banger.Invalid, "kernel command line of %d bytes: the kernel takes %d", len(cmdline), maxCmdline)
 	}

@@ -178,6 +178,7 @@ func (d *Driver) launch(ctx context.Context, path string, spec vmm.Spec, l launc
 	if err != nil {
 		return nil, err
 	}
+	m.info.Cmdline = l.cmdline(spec)
 	if m.info.Accel, m.info.Version, err = m.running(ctx); err == nil {
 		return m, nil
 	}

@@ -308,6 +308,9 @@ func TestSpecRefused(t *testing.T) {
 	if _, err := (launch{}).args(spec); !banger.IsKind(err, banger.Invalid) {
 		t.Errorf("long command line: got %v", err)
 	}
+	if own := (launch{accel: vmm.AccelTCG, tscKHz: 12_345_678}).cmdline(vmm.Spec{}); len(own) >= vmm.MaxOwnWords {
+		t.Errorf("%d bytes are our own: %q", len(own), own)
+	}
 }
 
 var testNet = &vmm.Net{

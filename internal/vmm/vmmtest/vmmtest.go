@@ -60,9 +60,15 @@ func (s *suite) probe(t *testing.T) {
 
 // boot goes once through the life of a machine, all its methods included.
 func (s *suite) boot(t *testing.T) {
-	g := s.start(t, s.spec(t, "echo"))
-	if info := g.Info(); info.Version == "" || info.Accel == "" || info.AccelReason == "" {
+	spec := s.spec(t, "echo")
+	g := s.start(t, spec)
+	info := g.Info()
+	if info.Version == "" || info.Accel == "" || info.AccelReason == "" {
 		t.Errorf("info is not complete: %+v", info)
+	}
+	own, ok := strings.CutSuffix(info.Cmdline, strings.Join(spec.Cmdline, " "))
+	if !ok || len(own) > vmm.MaxOwnWords {
+		t.Errorf("the command line is %q, want at most %d bytes before %q", info.Cmdline, vmm.MaxOwnWords, spec.Cmdline)
 	}
 	if p, err := vmm.ProcessOf(g.Process().PID); err != nil || p != g.Process() {
 		t.Errorf("process %+v, machine says %+v (%v)", p, g.Process(), err)
@@ -82,6 +88,7 @@ func (s *suite) boot(t *testing.T) {
 	echo(t, conn, "second client")
 	_ = conn.Close()
 	g.says(t, "VMMTEST-READY")
+	g.says(t, "VMMTEST-CMDLINE "+info.Cmdline+"\r\n")
 	g.console.mu.Lock()
 	first := g.console.first.Sub(g.started)
 	g.console.mu.Unlock()

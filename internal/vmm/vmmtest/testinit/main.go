@@ -38,6 +38,11 @@ func run() error {
 	if err := loadModules(); err != nil {
 		return err
 	}
+	cmdline, err := os.ReadFile("/proc/cmdline")
+	if err != nil {
+		return err
+	}
+	fmt.Printf("VMMTEST-CMDLINE %s", cmdline)
 	fmt.Println("VMMTEST-READY", do())
 	switch do() {
 	case "poweroff":
