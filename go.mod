@@ -6,7 +6,7 @@ require (
 	github.com/google/go-containerregistry v0.22.1 // references, logins and token exchange of registries
 	github.com/hashicorp/yamux v0.1.2 // many streams over the one virtio-serial port
 	github.com/klauspost/compress v1.20.3 // gzip 1.3 times as fast as the standard library's, and zstd
-	github.com/mikelolasagasti/xz v1.0.1 // kernels packed with xz and its filter for x86 code, which ulikunitz/xz lacks
+	github.com/mikelolasagasti/xz v1.0.1 // xz, with its filter for x86 code, which ulikunitz/xz lacks: kernels and tars packed with it
 	github.com/pelletier/go-toml/v2 v2.4.3 // the configuration file, with the line of what is wrong in it
 	github.com/pierrec/lz4/v4 v4.1.33 // kernels packed with lz4
 	github.com/pkg/sftp v1.13.12 // the sftp subsystem of the guest's SSH server

@@ -77,7 +77,7 @@ var wrapped = map[string][]string{
 	"github.com/google/go-containerregistry": {"internal/oci"},
 	"github.com/hashicorp/yamux":             {"internal/agent", "internal/guest/sshd", "internal/shim"},
 	"github.com/klauspost/compress":          {"internal/oci", "internal/kernelcat"},
-	"github.com/mikelolasagasti/xz":          {"internal/kernelcat"},
+	"github.com/mikelolasagasti/xz":          {"internal/kernelcat", "internal/oci"},
 	"github.com/pelletier/go-toml":           {"internal/config"},
 	"github.com/pierrec/lz4/v4":              {"internal/kernelcat"},
 	"github.com/pkg/sftp":                    {"internal/agent", "internal/guest/sshd"},

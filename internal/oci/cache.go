@@ -97,6 +97,7 @@ func (c *contextReader) Read(p []byte) (int, error) {
 type cacheFile struct {
 	f    *os.File
 	path string // of the blob when it is whole
+	land func() // called when it is whole, or given up
 }
 
 // createCached starts a blob. Each pull has its own partial file, so that two
@@ -133,6 +134,7 @@ func (c *cacheFile) commit() error {
 	if c == nil {
 		return nil
 	}
+	defer c.land()
 	err := c.f.Close()
 	if err == nil {
 		err = os.Rename(c.f.Name(), c.path)
@@ -152,6 +154,7 @@ func (c *cacheFile) abort() error {
 	if c == nil {
 		return nil
 	}
+	defer c.land()
 	err := c.f.Close()
 	if rerr := os.Remove(c.f.Name()); rerr != nil && !errors.Is(rerr, fs.ErrNotExist) {
 		err = errors.Join(err, fmt.Errorf("remove partial blob: %w", rerr))

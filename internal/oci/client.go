@@ -27,12 +27,13 @@ const connectTimeout = 30 * time.Second
 
 // client reads one repository.
 type client struct {
-	ref   reference
-	guard *fetch.Guard
-	http  *http.Client
-	cache string // blob directory, may be empty
-	retry fetch.Retry
-	meter *meter
+	ref    reference
+	guard  *fetch.Guard
+	http   *http.Client
+	cache  string // blob directory, may be empty
+	flight *Flight
+	retry  fetch.Retry
+	meter  *meter
 }
 
 // connect finds out how the registry wants to be spoken to and logs in.
@@ -44,7 +45,7 @@ func connect(ctx context.Context, ref reference, o Options) (*client, error) {
 	}
 	g := fetch.NewGuard(cmp.Or(o.Origin, ref.Context().RegistryStr()), fetch.Policy{AllowPrivate: o.AllowPrivate}, o.Stall)
 	c := &client{
-		ref: ref, guard: g, cache: o.Cache, retry: fetch.Retry{Pause: o.backoff},
+		ref: ref, guard: g, cache: o.Cache, flight: o.Flight, retry: fetch.Retry{Pause: o.backoff},
 		meter: &meter{step: "pull " + ref.short, report: o.Progress},
 	}
 	tctx, cancel := context.WithTimeoutCause(ctx, connectTimeout, fetch.ErrStalled)
@@ -72,9 +73,13 @@ func connect(ctx context.Context, ref reference, o Options) (*client, error) {
 // request asks for a manifest or a blob. The answer's status is 200, or 206 if
 // the header asks for a range.
 func (c *client) request(ctx context.Context, kind, id string, header http.Header) (*http.Response, error) {
+	return c.requestBy(ctx, http.MethodGet, kind, id, header)
+}
+
+func (c *client) requestBy(ctx context.Context, method, kind, id string, header http.Header) (*http.Response, error) {
 	repo := c.ref.Context()
 	u := url.URL{Scheme: repo.Scheme(), Host: repo.RegistryStr(), Path: "/v2/" + repo.RepositoryStr() + "/" + kind + "/" + id}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
+	req, err := http.NewRequestWithContext(ctx, method, u.String(), nil)
 	if err != nil {
 		return nil, err
 	}
@@ -130,7 +135,7 @@ func (c *client) config(ctx context.Context, d descriptor) ([]byte, error) {
 	what := fmt.Sprintf("read config %s of %s", shortDigest(d.Digest), c.ref.full)
 	body, _, digest, err := c.document(ctx, "blobs", d.Digest, nil, d.Size)
 	if err == nil && (digest != d.Digest || int64(len(body)) != d.Size) {
-		err = wrongBytes(int64(len(body)), digest, d.Size, d.Digest)
+		err = wrongBytes(c, int64(len(body)), digest, d.Size, d.Digest)
 	}
 	if err != nil {
 		return nil, c.explain(ctx, what, err)
@@ -138,10 +143,13 @@ func (c *client) config(ctx context.Context, d descriptor) ([]byte, error) {
 	return body, nil
 }
 
+// who implements store.
+func (c *client) who() string { return "the registry" }
+
 // wrongBytes is the error for content that is not what its digest says.
-func wrongBytes(size int64, digest string, wantSize int64, want string) error {
+func wrongBytes(from store, size int64, digest string, wantSize int64, want string) error {
 	if size != wantSize {
-		return banger.Errorf(banger.Invalid, "the registry sent %d bytes instead of %d", size, wantSize)
+		return banger.Errorf(banger.Invalid, "%s sent %d bytes instead of %d", from.who(), size, wantSize)
 	}
-	return banger.Errorf(banger.Invalid, "the registry sent other bytes: their digest is %s, asked for was %s", shortDigest(digest), shortDigest(want))
+	return banger.Errorf(banger.Invalid, "%s sent other bytes: their digest is %s, asked for was %s", from.who(), shortDigest(digest), shortDigest(want))
 }

@@ -27,7 +27,7 @@ type config struct {
 }
 
 // parseConfig checks a config against the platform and the number of layers of its manifest.
-func parseConfig(ref reference, raw []byte, want platform, layers int) (*config, error) {
+func parseConfig(doing string, raw []byte, want platform, layers int) (*config, error) {
 	c := &config{}
 	err := json.Unmarshal(raw, c)
 	if err != nil {
@@ -36,7 +36,7 @@ func parseConfig(ref reference, raw []byte, want platform, layers int) (*config,
 		err = c.check(want, layers)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("pull %s: %w", ref.full, err)
+		return nil, fmt.Errorf("%s: %w", doing, err)
 	}
 	return c, nil
 }

@@ -64,16 +64,19 @@ func says(a *transport.Error) string {
 	for _, d := range a.Errors {
 		s += fmt.Sprintf(", %s: %s", d.Code, d.Message)
 	}
-	s = strings.Map(func(r rune) rune {
-		if unicode.IsPrint(r) {
-			return r
-		}
-		return -1
-	}, s)
+	s = strings.Map(printable, s)
 	if len(s) > maxSaid {
 		s = strings.ToValidUTF8(s[:maxSaid], "") + "..."
 	}
 	return s
+}
+
+// printable drops what is not safe for a terminal, as a mapping of strings.Map.
+func printable(r rune) rune {
+	if unicode.IsPrint(r) {
+		return r
+	}
+	return -1
 }
 
 // storeError explains why a blob could not be written to the cache.

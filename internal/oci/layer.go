@@ -2,7 +2,7 @@ package oci
 
 import (
 	"bufio"
-	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -13,7 +13,6 @@ import (
 	"net/http"
 	"os"
 
-	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
 
 	"banger"
@@ -34,33 +33,51 @@ type blob struct {
 }
 
 func (l *Layer) openBlob(ctx context.Context) (*blob, error) {
-	b := &blob{ctx: ctx, layer: l, sum: sha256.New()}
-	var err error
-	if b.src, err = openCached(ctx, l.client.cache, l); err == nil {
-		return b, nil
-	}
-	if !errors.Is(err, fs.ErrNotExist) {
-		return nil, l.client.explain(ctx, "read cached blob", err)
-	}
-	d, err := l.download(ctx)
+	src, tee, err := l.store.open(ctx, l)
 	if err != nil {
-		return nil, l.client.explain(ctx, "pull "+l.client.ref.full, err)
-	}
-	if b.tee, err = createCached(l.client.cache, l.Digest); err != nil {
-		d.Close()
 		return nil, err
 	}
-	b.src = d
-	return b, nil
+	return &blob{ctx: ctx, layer: l, src: src, tee: tee, sum: sha256.New()}, nil
+}
+
+// open implements store: the blob comes from the cache, or is asked for and
+// then cached. A blob that another pull of this process is getting is waited for.
+func (c *client) open(ctx context.Context, l *Layer) (src io.ReadCloser, tee *cacheFile, err error) {
+	land, err := c.flight.take(ctx, l.Digest)
+	if err != nil {
+		return nil, nil, c.explain(ctx, "wait for another pull of the same layer", err)
+	}
+	defer func() {
+		if tee == nil {
+			land()
+		} else {
+			tee.land = land // when it is in the cache, or will not be
+		}
+	}()
+	if src, err = openCached(ctx, c.cache, l); err == nil {
+		return src, nil, nil
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return nil, nil, c.explain(ctx, "read cached blob", err)
+	}
+	d, err := l.download(ctx, c)
+	if err != nil {
+		return nil, nil, c.explain(ctx, "pull "+c.ref.full, err)
+	}
+	if tee, err = createCached(c.cache, l.Digest); err != nil {
+		d.Close()
+		return nil, nil, err
+	}
+	return d, tee, nil
 }
 
 // download asks the registry for the blob. Its digest settles what the bytes
 // are, whatever each of the hosts that a registry sends to calls them.
-func (l *Layer) download(ctx context.Context) (*fetch.Body, error) {
+func (l *Layer) download(ctx context.Context, c *client) (*fetch.Body, error) {
 	ask := func(ctx context.Context, header http.Header) (*http.Response, error) {
-		return l.client.request(ctx, "blobs", l.Digest, header)
+		return c.request(ctx, "blobs", l.Digest, header)
 	}
-	return fetch.Resume(ctx, ask, fetch.Options{Size: l.Size, Immutable: true}, l.client.retry)
+	return fetch.Resume(ctx, ask, fetch.Options{Size: l.Size, Immutable: true}, c.retry)
 }
 
 func (b *blob) Read(p []byte) (int, error) {
@@ -73,10 +90,10 @@ func (b *blob) Read(p []byte) (int, error) {
 	n, err := b.src.Read(p)
 	b.read += int64(n)
 	b.sum.Write(p[:n])
-	b.layer.client.meter.add(int64(n))
+	b.layer.meter.add(int64(n))
 	switch {
 	case b.read > b.layer.Size:
-		return n, b.fail(banger.Errorf(banger.Invalid, "the registry sends more than %d bytes", b.layer.Size))
+		return n, b.fail(banger.Errorf(banger.Invalid, "%s sends more than %d bytes", b.layer.store.who(), b.layer.Size))
 	case err != nil && err != io.EOF:
 		return n, b.fail(err)
 	}
@@ -86,8 +103,8 @@ func (b *blob) Read(p []byte) (int, error) {
 	if err == nil {
 		return n, nil
 	}
-	if sum := sumOf(b.sum); sum != b.layer.Digest || b.read != b.layer.Size {
-		return n, b.fail(wrongBytes(b.read, sum, b.layer.Size, b.layer.Digest))
+	if sum := sumOf(b.sum); b.layer.Digest != "" && sum != b.layer.Digest || b.read != b.layer.Size {
+		return n, b.fail(wrongBytes(b.layer.store, b.read, sum, b.layer.Size, cmp.Or(b.layer.Digest, b.layer.DiffID)))
 	}
 	tee := b.tee
 	b.tee = nil
@@ -101,7 +118,7 @@ func (b *blob) Read(p []byte) (int, error) {
 // fail ends the blob at once, so that a consumer that forgets Close after an
 // error leaves nothing behind.
 func (b *blob) fail(err error) error {
-	b.err = b.layer.client.explain(b.ctx, b.layer.Name, err)
+	b.err = b.layer.store.explain(b.ctx, b.layer.Name, err)
 	_ = b.stop() // the first error is the one that counts
 	return b.err
 }
@@ -113,7 +130,7 @@ func (b *blob) stop() error {
 	}
 	b.stopped = true
 	if b.err != io.EOF {
-		b.layer.client.meter.add(-b.read)
+		b.layer.meter.add(-b.read)
 	}
 	return errors.Join(b.src.Close(), b.tee.abort())
 }
@@ -124,7 +141,7 @@ type layerReader struct {
 	blob  *blob
 	in    *bufio.Reader // of blob
 	out   io.Reader     // uncompressed; nil before the first Read
-	zstd  *zstd.Decoder // out, if it is one
+	close func()        // of out, may be nil
 	sum   hash.Hash
 	read  int64
 	err   error
@@ -160,25 +177,19 @@ func (r *layerReader) Read(p []byte) (int, error) {
 // sniff finds the compression by the first bytes. The media type is not asked:
 // registries are full of layers with a wrong one.
 func (r *layerReader) sniff() error {
-	magic, err := r.in.Peek(6)
+	magic, err := r.in.Peek(peekSize)
 	if err != nil && err != io.EOF {
 		return err
 	}
-	switch {
-	case bytes.HasPrefix(magic, []byte{0x1f, 0x8b}):
-		r.out, err = newGunzip(r.in)
+	switch kind := compressionOf(magic); kind {
+	case plain:
+		r.out = r.in
+		return nil
+	case gzipped, zstandard:
+		r.out, r.close, err = unpack(kind, r.in)
 		return err
-	case bytes.HasPrefix(magic, []byte{0x28, 0xb5, 0x2f, 0xfd}),
-		len(magic) >= 4 && magic[0]&0xf0 == 0x50 && bytes.HasPrefix(magic[1:], []byte{0x2a, 0x4d, 0x18}): // a skippable frame
-		r.zstd, err = zstd.NewReader(r.in, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
-			zstd.WithDecoderMaxWindow(maxZstdWindow))
-		r.out = r.zstd
-		return err
-	case bytes.HasPrefix(magic, []byte{0xfd, '7', 'z', 'X', 'Z', 0}), bytes.HasPrefix(magic, []byte("BZh")):
-		return banger.Errorf(banger.Unsupported, "compressed with xz or bzip2; OCI layers use gzip or zstd")
 	}
-	r.out = r.in
-	return nil
+	return banger.Errorf(banger.Unsupported, "compressed with xz or bzip2; OCI layers use gzip or zstd")
 }
 
 // finish ends the reader: with io.EOF if err is that and everything was right,
@@ -212,8 +223,9 @@ func (r *layerReader) finish(err error) error {
 }
 
 func (r *layerReader) release() error {
-	if r.zstd != nil {
-		r.zstd.Close()
+	if r.close != nil {
+		r.close()
+		r.close = nil
 	}
 	return r.blob.stop()
 }
@@ -224,43 +236,4 @@ func (r *layerReader) Close() error {
 		r.err = fmt.Errorf("read %s: %w", r.layer.Name, os.ErrClosed)
 	}
 	return r.release()
-}
-
-// gunzip reads gzip members until something follows that is none, and stops
-// there: some tools pad, and what a layer holds is settled by its digests.
-type gunzip struct {
-	in *bufio.Reader
-	z  *gzip.Reader
-}
-
-func newGunzip(in *bufio.Reader) (*gunzip, error) {
-	z, err := gzip.NewReader(in)
-	if err != nil {
-		return nil, err
-	}
-	z.Multistream(false)
-	return &gunzip{in, z}, nil
-}
-
-func (g *gunzip) Read(p []byte) (int, error) {
-	for {
-		n, err := g.z.Read(p)
-		if n > 0 && err == io.EOF {
-			err = nil // the next Read says it again
-		}
-		if n > 0 || err != io.EOF {
-			return n, err
-		}
-		magic, perr := g.in.Peek(2)
-		if perr != nil && perr != io.EOF {
-			return 0, perr
-		}
-		if !bytes.Equal(magic, []byte{0x1f, 0x8b}) {
-			return 0, io.EOF
-		}
-		if err := g.z.Reset(g.in); err != nil {
-			return 0, err
-		}
-		g.z.Multistream(false)
-	}
 }

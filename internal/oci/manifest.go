@@ -44,10 +44,11 @@ func platformOf(uname string) (platform, error) {
 
 // descriptor points to content by digest. Source: OCI image-spec v1.1, descriptor.md.
 type descriptor struct {
-	MediaType types.MediaType `json:"mediaType"`
-	Digest    string          `json:"digest"`
-	Size      int64           `json:"size"`
-	Platform  *struct {
+	MediaType   types.MediaType   `json:"mediaType"`
+	Digest      string            `json:"digest"`
+	Size        int64             `json:"size"`
+	Annotations map[string]string `json:"annotations"`
+	Platform    *struct {
 		OS           string `json:"os"`
 		Architecture string `json:"architecture"`
 		Variant      string `json:"variant"`
@@ -74,47 +75,53 @@ var (
 )
 
 // imageManifest reads the manifest that the reference names, or the one for
-// the platform if it names an index, and returns its digest.
-func (c *client) imageManifest(ctx context.Context, want platform) (*manifest, string, error) {
-	id := c.ref.Identifier()
-	m, digest, err := c.manifest(ctx, id, -1)
-	if err != nil || !m.index {
-		return m, digest, err
+// the platform if it names an index.
+func (c *client) imageManifest(ctx context.Context, want platform) (*documents, error) {
+	d, err := c.manifest(ctx, c.ref.Identifier(), -1)
+	if err != nil || !d.manifest.index {
+		return d, err
 	}
-	d, err := m.choose(want)
+	chosen, err := d.manifest.choose(want)
 	if err != nil {
-		return nil, "", fmt.Errorf("pull %s: %w", c.ref.full, err)
+		return nil, fmt.Errorf("pull %s: %w", c.ref.full, err)
 	}
-	if m, digest, err = c.manifest(ctx, d.Digest, d.Size); err != nil {
-		return nil, "", err
+	named := d.digest
+	if d, err = c.manifest(ctx, chosen.Digest, chosen.Size); err != nil {
+		return nil, err
 	}
-	if m.index {
-		return nil, "", banger.Errorf(banger.Unsupported, "pull %s: an index inside an index", c.ref.full)
+	if d.manifest.index {
+		return nil, banger.Errorf(banger.Unsupported, "pull %s: an index inside an index", c.ref.full)
 	}
-	return m, digest, nil
+	d.named = named
+	return d, nil
 }
 
 // manifest reads and checks one manifest, by tag or digest; size is -1 if not known.
-func (c *client) manifest(ctx context.Context, id string, size int64) (*manifest, string, error) {
-	var accept []string
-	for _, t := range append(slices.Clone(imageTypes), indexTypes...) {
-		accept = append(accept, string(t))
-	}
-	raw, contentType, digest, err := c.document(ctx, "manifests", id, accept, maxManifest)
+func (c *client) manifest(ctx context.Context, id string, size int64) (*documents, error) {
+	raw, contentType, digest, err := c.document(ctx, "manifests", id, acceptManifests(), maxManifest)
 	if err == nil && digestGrammar.MatchString(id) && digest != id {
-		err = wrongBytes(size, digest, size, id)
+		err = wrongBytes(c, size, digest, size, id)
 	}
 	if err == nil && size >= 0 && int64(len(raw)) != size {
-		err = wrongBytes(int64(len(raw)), digest, size, id)
+		err = wrongBytes(c, int64(len(raw)), digest, size, id)
 	}
 	var m *manifest
 	if err == nil {
 		m, err = parseManifest(raw, types.MediaType(contentType))
 	}
 	if err != nil {
-		return nil, "", c.explain(ctx, "read the manifest of "+c.ref.full, err)
+		return nil, c.explain(ctx, "read the manifest of "+c.ref.full, err)
 	}
-	return m, digest, nil
+	return &documents{manifest: m, raw: raw, digest: digest, named: digest}, nil
+}
+
+// acceptManifests are the media types of what banger reads.
+func acceptManifests() []string {
+	var accept []string
+	for _, t := range append(slices.Clone(imageTypes), indexTypes...) {
+		accept = append(accept, string(t))
+	}
+	return accept
 }
 
 func malformed(format string, args ...any) error {

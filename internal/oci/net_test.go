@@ -201,9 +201,9 @@ func TestLogin(t *testing.T) {
 		return strings.Contains(r.URL.Path, l.Digest)
 	}
 	fresh := l
-	c := *l.client
+	c := *l.store.(*client)
 	c.cache = ""
-	fresh.client = &c
+	fresh.store = &c
 	if _, err := readLayer(t.Context(), fresh); err != nil || leaked != "" {
 		t.Errorf("redirected: %v, credentials %q", err, leaked)
 	}

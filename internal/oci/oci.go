@@ -1,7 +1,8 @@
-// Package oci turns an image reference into verified, decompressed layer streams and a config.
+// Package oci turns an image of a registry or an archive into verified, decompressed layer streams and a config.
 package oci
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -37,6 +38,9 @@ type Options struct {
 	Origin string
 	// AllowPrivate lets it send banger to private addresses all the same.
 	AllowPrivate bool
+	// Flight, if set, is shared by all pulls of a process with the same cache: a
+	// blob that one of them gets is waited for by the others. Nil: each for itself.
+	Flight *Flight
 	// Progress, if set, is told about ten times a second how many compressed
 	// bytes of all layers have been read. Its calls never overlap.
 	Progress func(banger.Progress)
@@ -44,33 +48,49 @@ type Options struct {
 	backoff time.Duration // before the first retry; tests shorten it
 }
 
-// Image is one image of a registry, resolved to a digest: whatever happens to
-// its tag, the layers are those of Digest.
+// Image is one image of a registry or an archive, resolved to a digest: whatever
+// happens to its tag, the layers are those of Digest.
 type Image struct {
-	Ref    string // in full, for instance docker.io/library/debian:bookworm
-	Digest string // of the image manifest for Arch, sha256:...
+	Ref    string // in full, for instance docker.io/library/debian:bookworm; of an archive as that names it, maybe empty
+	Digest string // of the image manifest for Arch, sha256:...; empty for a docker-archive, which has none
+	Named  string // digest of what Ref names: an index, or the manifest itself; empty as Digest
 	Arch   string // as uname -m
 	Config banger.ImageConfig
 	Layers []Layer // the lowest first
+	// RawManifest and RawConfig are the documents as they came; the digests are
+	// over these bytes. A docker-archive has no manifest.
+	RawManifest, RawConfig []byte
 
-	client *client
+	release func()
 }
 
-// Close lets go of idle connections to the registry. Layers can still be
-// opened after it.
+// Close lets go of what is held for the image. Layers of a registry's image can
+// still be opened after it.
 func (im *Image) Close() error {
-	im.client.guard.CloseIdleConnections()
+	im.release()
 	return nil
 }
 
 // Layer is one layer of an Image.
 type Layer struct {
 	Name   string // for people: "layer 1/3 sha256:0123456789ab"
-	Digest string // of the blob as transferred, sha256:...
+	Digest string // of the blob as transferred, sha256:...; empty in a docker-archive, where DiffID settles all
 	DiffID string // of the tar stream, sha256:...
 	Size   int64  // bytes of the blob as transferred
 
-	client *client
+	store store
+	meter *meter
+}
+
+// store is where the blobs of an image are.
+type store interface {
+	// open opens a blob as transferred. What is read has to be written to tee,
+	// which is nil where there is nothing to be kept.
+	open(ctx context.Context, l *Layer) (src io.ReadCloser, tee *cacheFile, err error)
+	// explain turns an error into one for the user; doing is what was being done.
+	explain(ctx context.Context, doing string, err error) error
+	// who is the store in an error: "the registry".
+	who() string
 }
 
 // Resolve asks the registry for the manifest and the config of ref; layers are
@@ -104,28 +124,47 @@ func Resolve(ctx context.Context, ref string, o Options) (*Image, error) {
 }
 
 func (c *client) resolve(ctx context.Context, want platform) (*Image, error) {
-	m, digest, err := c.imageManifest(ctx, want)
+	d, err := c.imageManifest(ctx, want)
 	if err != nil {
 		return nil, err
 	}
-	raw, err := c.config(ctx, m.Config)
+	raw, err := c.config(ctx, d.manifest.Config)
 	if err != nil {
 		return nil, err
 	}
-	cfg, err := parseConfig(c.ref, raw, want, len(m.Layers))
+	d.config = raw
+	im, err := d.image("pull "+c.ref.full, want, c, c.meter)
 	if err != nil {
 		return nil, err
 	}
-	im := &Image{Ref: c.ref.full, Digest: digest, Arch: want.uname, Config: cfg.imageConfig(), client: c}
-	for i, d := range m.Layers {
-		im.Layers = append(im.Layers, Layer{
-			Name:   fmt.Sprintf("layer %d/%d %s", i+1, len(m.Layers), shortDigest(d.Digest)),
-			Digest: d.Digest,
-			DiffID: cfg.RootFS.DiffIDs[i],
-			Size:   d.Size,
-			client: c,
-		})
-		c.meter.total += d.Size
+	im.Ref = c.ref.full
+	left := c.flight.join(im)
+	im.release = func() {
+		left()
+		c.guard.CloseIdleConnections()
+	}
+	return im, nil
+}
+
+// documents are a manifest and a config, before they are an image.
+type documents struct {
+	manifest      *manifest
+	raw, config   []byte
+	digest, named string
+}
+
+// image checks the two against each other; doing is for errors.
+func (d *documents) image(doing string, want platform, s store, m *meter) (*Image, error) {
+	cfg, err := parseConfig(doing, d.config, want, len(d.manifest.Layers))
+	if err != nil {
+		return nil, err
+	}
+	im := &Image{Digest: d.digest, Named: d.named, Arch: want.uname, Config: cfg.imageConfig(),
+		RawManifest: d.raw, RawConfig: d.config, release: func() {}}
+	for i, l := range d.manifest.Layers {
+		name := fmt.Sprintf("layer %d/%d %s", i+1, len(d.manifest.Layers), shortDigest(cmp.Or(l.Digest, cfg.RootFS.DiffIDs[i])))
+		im.Layers = append(im.Layers, Layer{Name: name, Digest: l.Digest, DiffID: cfg.RootFS.DiffIDs[i], Size: l.Size, store: s, meter: m})
+		m.total += l.Size
 	}
 	return im, nil
 }
