@@ -16,6 +16,7 @@ type distro struct {
 	name     string
 	keyrings []string // where Debian and Ubuntu keep its keys, the first that exists is used
 	keyPkg   string   // the package with them
+	keyNote  string   // which distributions have it, if not both in all releases
 	main     string   // URI of its archive; http, since the signatures protect it and caching proxies see it
 	pockets  []string // suffixes of the suites that its kernels are in
 	security string   // URI of the last pocket, where that is another one
@@ -30,7 +31,7 @@ var (
 		pockets: []string{"", "-security"},
 	}
 	ubuntu = distro{
-		name: "ubuntu", keyPkg: "ubuntu-keyring",
+		name: "ubuntu", keyPkg: "ubuntu-keyring", keyNote: " (Ubuntu, and Debian since 13)",
 		keyrings: []string{"/usr/share/keyrings/ubuntu-archive-keyring.gpg"},
 		main:     "http://archive.ubuntu.com/ubuntu/", security: "http://security.ubuntu.com/ubuntu/",
 		pockets: []string{"", "-updates", "-security"},
@@ -39,7 +40,7 @@ var (
 
 // ubuntuSuites are the releases of Ubuntu that are supported today. Any other
 // suite is taken for one of Debian, unless it is that of the host.
-var ubuntuSuites = []string{"focal", "jammy", "noble", "plucky", "questing"}
+var ubuntuSuites = []string{"focal", "jammy", "noble", "plucky", "questing", "resolute"}
 
 // suite is one release of a distribution.
 type suite struct {
@@ -98,7 +99,7 @@ func (s suite) keyring(instead []string) (string, error) {
 		}
 	}
 	return "", banger.Errorf(banger.Unavailable, "the keys of %s's archive are not on this host", s.distro.name).
-		WithHint("apt-get install -y --no-install-recommends %s", s.keyPkg)
+		WithHint("apt-get install -y --no-install-recommends %s%s", s.keyPkg, s.keyNote)
 }
 
 // has reports whether the suite has a pocket: Debian's unstable and backports
