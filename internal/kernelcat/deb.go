@@ -50,7 +50,10 @@ type debSource struct {
 
 func parseDeb(u *url.URL) (Source, error) {
 	s := debSource{pkg: u.Host, suite: u.Query().Get("suite")}
-	if !packageName.MatchString(s.pkg) || u.Path != "" || s.suite != "" && !packageName.MatchString(s.suite) {
+	q := u.Query()
+	q.Del("suite")
+	more := u.User != nil || u.Path != "" || u.Fragment != "" || len(q) > 0 // a mistyped word must not lead to another suite
+	if more || !packageName.MatchString(s.pkg) || s.suite != "" && !packageName.MatchString(s.suite) {
 		return nil, banger.Errorf(banger.Invalid, "%.200q names no package", u).
 			WithHint("want deb://PACKAGE or deb://PACKAGE?suite=SUITE, for instance deb://linux-image-cloud-amd64?suite=bookworm")
 	}

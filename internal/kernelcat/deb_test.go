@@ -440,3 +440,22 @@ func TestParseStanza(t *testing.T) {
 		t.Errorf("got %s", got)
 	}
 }
+
+func TestParseDeb(t *testing.T) {
+	for in, name := range map[string]string{
+		"deb://linux-image-cloud-amd64":                      "linux-image-cloud-amd64",
+		"deb://linux-image-cloud-amd64?suite=trixie":         "linux-image-cloud-amd64-trixie",
+		"deb://linux-image-6.1.0+x?suite=bookworm-backports": "linux-image-6.1.0-x-bookworm-backports",
+	} {
+		s, err := ParseSource(in)
+		if err != nil || s.String() != in || s.DefaultName() != name || ValidateName(name) != nil {
+			t.Errorf("%s: %v, %v", in, s, err)
+		}
+	}
+	for _, in := range []string{"deb://", "deb:x", "deb:///x", "deb://x/y", "deb://a@x1", "deb://x1:80", "deb://X1", "deb://-x", "deb://x1?suit=trixie",
+		"deb://x1?suite=-x", "deb://x1?suite=../x", "deb://x1?suite=a&x=y", "deb://x1#y", "deb://x1?suite=a b", "deb://x1;y"} {
+		if s, err := ParseSource(in); !banger.IsKind(err, banger.Invalid) || banger.AsError(err).Hint == "" {
+			t.Errorf("%s: %v, %v", in, s, err)
+		}
+	}
+}
