@@ -70,6 +70,7 @@ var masked = []string{
 	"systemd-networkd-wait-online.service", // waits for networkd to configure what is configured
 	"systemd-remount-fs.service",           // the root is an overlay, whatever the image's fstab says
 	"modprobe@.service",                    // the kernel loads what it lacks when it is asked for
+	"kmod-static-nodes.service",            // the nodes are made already; an image without kmod has the unit too
 	"e2scrub_reap.service",                 // looks for LVM snapshots at every boot, for seconds under emulation
 }
 
