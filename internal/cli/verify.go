@@ -84,8 +84,8 @@ func (c *CLI) printReport(cmd *cobra.Command, l list, r banger.KernelReport) err
 		return err
 	}
 	m := r.Machine
-	fmt.Fprintf(c.Stdout, "\n%s: Linux %s, its file is the one of its record; booted by %s with %s\n",
-		r.Kernel.Name, visible(r.Release), m.Driver, m.Accel)
+	fmt.Fprintf(c.Stdout, "\n%s: Linux %s, its file is the one of its record; booted %s (%s) by %s with %s\n",
+		r.Kernel.Name, visible(r.Release), m.BootPath, m.BootReason, m.Driver, m.Accel)
 	for _, who := range kernelNeeds {
 		if lacks := r.Lacks(who); len(lacks) > 0 {
 			fmt.Fprintf(c.Stdout, "%s: no, it lacks %s\n", who, strings.Join(lacks, ", "))

@@ -52,6 +52,9 @@ func PlanBoot(k banger.Kernel, has Parts) (BootPlan, error) {
 		}
 	}
 	without := "; not built in: " + strings.Join(loose, ", ")
+	if !known {
+		without = "; its record does not tell what is built in"
+	}
 	switch {
 	case has.Modules && known && len(missing) > 0:
 		return BootPlan{}, banger.Errorf(banger.Unsupported, "boot kernel %q: it has no %s", k.Name, strings.Join(missing, ", ")).
