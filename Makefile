@@ -17,9 +17,11 @@ export BANGER_TEST_KERNEL ?= $(BANGER_TEST_CACHE)/kernel
 
 # RUN picks tests by name: make test RUN=TestStart
 RUN ?=
+# SOURCE is what `make kernel` builds: apt, apt:PACKAGE, a tarball or a folder.
+SOURCE ?= apt
 
 .DEFAULT_GOAL := help
-.PHONY: help build guest demo test unit e2e bench lint install clean
+.PHONY: help build guest kernel demo test unit e2e bench lint install clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -31,6 +33,10 @@ build: guest ## build bin/banger, a static program that holds the guest's part t
 # bytes, and with them the cached boot disks, change only when its code does.
 guest:
 	@$(BUILD) -ldflags "-s -w" -o internal/guestbin/bin/banger-guest ./cmd/banger-guest
+
+kernel: ## build generic-6.x, a kernel with every driver built in, into dist; kept for the next time
+	@scripts/setup kernel
+	@scripts/make-generic-kernel.sh --source '$(SOURCE)' --cache '$(BANGER_TEST_CACHE)/generic'
 
 demo: ## from nothing to a command inside a microVM, on a bare Debian as root
 	@scripts/setup demo
@@ -61,4 +67,4 @@ install: build ## install into PREFIX (/usr/local, or ~/.local when not root)
 	@echo "installed $(DESTDIR)$(PREFIX)/bin/banger"
 
 clean: ## remove what was built; caches, images and VMs stay
-	rm -rf bin internal/guestbin/bin/banger-guest
+	rm -rf bin dist internal/guestbin/bin/banger-guest

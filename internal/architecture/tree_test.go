@@ -32,7 +32,7 @@ func (s *source) line(p token.Pos) int { return s.fset.Position(p).Line }
 // what git keeps, test data.
 func skipped(path string) bool {
 	switch filepath.Base(path) {
-	case ".git", "bin", "testdata":
+	case ".git", "bin", "dist", "testdata":
 		return true
 	}
 	return false
