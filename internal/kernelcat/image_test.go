@@ -464,7 +464,7 @@ func FuzzImage(f *testing.F) {
 			t.Fatal(err)
 		}
 		for _, e := range files {
-			if e.Name() != initrdFile && e.Name() != modulesDir {
+			if e.Name() != vmlinuxFile && e.Name() != initrdFile && e.Name() != modulesDir {
 				t.Errorf("wrote %q", e.Name())
 			}
 		}

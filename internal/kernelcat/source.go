@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"banger"
+	"banger/internal/fetch"
 )
 
 // The names of a kernel's parts, in its folder and in a bundle. A bundle may
@@ -78,8 +79,9 @@ type Options struct {
 	// be anywhere.
 	AllowPrivate bool
 
-	keyrings  []string // for tests: instead of those of the distribution
-	osRelease string   // for tests: instead of the host's
+	keyrings  []string     // for tests: instead of those of the distribution
+	osRelease string       // for tests: instead of the host's
+	client    fetch.Client // for tests: one of less patience
 }
 
 // Want is what is known of a kernel before it is there. Fields that are empty

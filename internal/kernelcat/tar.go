@@ -72,6 +72,10 @@ func (b *bundle) addEntry(h *tar.Header, r io.Reader) error {
 	if part.kind == other {
 		return nil
 	}
+	if isSparse(h) {
+		return banger.Errorf(banger.Invalid, "it is packed with holes, which may be of any size").
+			WithHint("pack it without tar --sparse")
+	}
 	switch h.Typeflag {
 	case tar.TypeReg, tar.TypeLink, tar.TypeSymlink:
 		if part.version == "" {
@@ -102,6 +106,17 @@ func (b *bundle) addEntry(h *tar.Header, r io.Reader) error {
 		return banger.Errorf(banger.Invalid, "a hard link to %.200q", h.Linkname)
 	}
 	return nil
+}
+
+// isSparse reports whether a file unpacks to more than it has in the archive.
+// Format: GNU tar's manual, "Storing Sparse Files".
+func isSparse(h *tar.Header) bool {
+	for key := range h.PAXRecords {
+		if strings.HasPrefix(key, "GNU.sparse.") {
+			return true
+		}
+	}
+	return h.Typeflag == tar.TypeGNUSparse
 }
 
 // addPart takes one file of a kernel.

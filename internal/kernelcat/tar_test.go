@@ -46,7 +46,7 @@ func tarOf(t testing.TB, entries ...entry) []byte {
 }
 
 // tempBundle is a bundle in new folders: dir/out gets the files.
-func tempBundle(t *testing.T) (b *bundle, dir string) {
+func tempBundle(t testing.TB) (b *bundle, dir string) {
 	t.Helper()
 	dir = t.TempDir()
 	for _, d := range []string{"out", "tmp"} {
@@ -67,7 +67,7 @@ func tempBundle(t *testing.T) (b *bundle, dir string) {
 }
 
 // tree lists the files below a folder.
-func tree(t *testing.T, dir string) string {
+func tree(t testing.TB, dir string) string {
 	t.Helper()
 	var files []string
 	err := filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
@@ -115,15 +115,18 @@ func TestAddTar(t *testing.T) {
 	}
 }
 
-func TestHostileTar(t *testing.T) {
+// hostileTar is an archive that nobody makes by mistake, or that looks like one.
+type hostileTar struct {
+	name    string
+	entries []entry
+	kind    banger.Kind
+	left    string // files afterwards
+}
+
+func hostileTars() []hostileTar {
 	const m = "./lib/modules/6.1/"
 	ok := entry{"./boot/vmlinuz-6.1", 0, "kernel"}
-	for _, tt := range []struct {
-		name    string
-		entries []entry
-		kind    banger.Kind
-		left    string // files afterwards
-	}{
+	return []hostileTar{
 		{"parent", []entry{{"../evil", 0, "x"}}, banger.Invalid, ""},
 		{"parent inside", []entry{{m + "../../../../evil", 0, "x"}}, banger.Invalid, ""},
 		{"parent at the end", []entry{{m + "kernel/..", tar.TypeDir, ""}}, banger.Invalid, ""},
@@ -156,7 +159,11 @@ func TestHostileTar(t *testing.T) {
 		{"modules is a link", []entry{{"./lib/modules/6.1", tar.TypeSymlink, "/"}, {m + "evil", 0, "x"}}, "", "modules/evil"},
 		{"kernel is a link", []entry{{"./boot/vmlinuz-6.1", tar.TypeSymlink, "/etc/passwd"}}, "", ""},
 		{"devices", []entry{{m + "null", tar.TypeChar, ""}, {m + "pipe", tar.TypeFifo, ""}}, "", ""},
-	} {
+	}
+}
+
+func TestHostileTar(t *testing.T) {
+	for _, tt := range hostileTars() {
 		b, dir := tempBundle(t)
 		err := b.addTar(bytes.NewReader(tarOf(t, tt.entries...)))
 		if tt.kind == "" && err != nil || tt.kind != "" && (err == nil || banger.AsError(err).Kind != tt.kind) {

@@ -144,16 +144,23 @@ func (s tarballSource) open(ctx context.Context, o *Options) (io.ReadCloser, int
 	if strings.HasPrefix(s.url, "file:") {
 		return s.openFile()
 	}
-	client := fetch.Client{Policy: fetch.Policy{AllowPrivate: o.AllowPrivate}}
-	from := s.from
-	if !strings.HasPrefix(from, "http") { // a catalog on this host is as good as the user
-		from = ""
-	}
-	body, err := client.Open(ctx, s.url, fetch.Options{Size: s.size, Max: maxTarball, Origin: from, Immutable: true})
+	client, how := s.request(o)
+	body, err := client.Open(ctx, s.url, how)
 	if err != nil {
 		return nil, 0, err
 	}
 	return body, max(body.Size(), 0), nil
+}
+
+// request says how a server is asked.
+func (s tarballSource) request(o *Options) (fetch.Client, fetch.Options) {
+	client := o.client
+	client.Policy.AllowPrivate = o.AllowPrivate
+	how := fetch.Options{Size: s.size, Max: maxTarball, Immutable: true}
+	if !strings.HasPrefix(s.from, "file:") { // a catalog on this host is as good as the user
+		how.Origin = s.from
+	}
+	return client, how
 }
 
 func (s tarballSource) openFile() (io.ReadCloser, int64, error) {

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"debug/elf"
 	"encoding/hex"
+	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -36,7 +37,9 @@ func hostMachine(t testing.TB) elf.Machine {
 // goodBundle is an archive with a kernel and two modules, and the kernel.
 func goodBundle(t testing.TB) (archive, kernel []byte) {
 	t.Helper()
-	kernel = vmlinuxELF(hostMachine(t), true, 300_000)
+	random := make([]byte, 60_000) // else next to nothing is left when it is packed
+	_, _ = rand.NewChaCha8([32]byte{}).Read(random)
+	kernel = append(vmlinuxELF(hostMachine(t), true, 300_000), random...)
 	return tarOf(t,
 		entry{"metadata.json", 0, `{"name": "generic", "distro": "upstream", "kernel_version": "6.12.9", "args": ["quiet"]}`},
 		entry{"config", 0, "CONFIG_VIRTIO_BLK=y\n"},
