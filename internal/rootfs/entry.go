@@ -58,7 +58,7 @@ func cleanName(name string, l Limits) (string, error) {
 
 // newEntry classes a header. skip is set for entries that describe no file.
 // The contents of a regular file are not read here.
-func newEntry(h *tar.Header, l Limits) (e entry, skip bool, err error) {
+func newEntry(h *tar.Header, l Limits, literal bool) (e entry, skip bool, err error) {
 	// pax(1): a global header gives defaults for later ones; layers have no
 	// use for it, and archive/tar hands it out as an entry.
 	if h.Typeflag == tar.TypeXGlobalHeader {
@@ -67,8 +67,10 @@ func newEntry(h *tar.Header, l Limits) (e entry, skip bool, err error) {
 	if e.name, err = cleanName(h.Name, l); err != nil {
 		return e, false, err
 	}
-	if hidden, err := e.classHidden(); hidden || err != nil {
-		return e, e.kind == putInode, err
+	if !literal {
+		if hidden, err := e.classHidden(); hidden || err != nil {
+			return e, e.kind == putInode, err
+		}
 	}
 	if h.Typeflag == tar.TypeLink {
 		e.kind = putLink

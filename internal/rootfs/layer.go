@@ -47,13 +47,14 @@ func charge(counter *atomic.Int64, n int64) bool {
 // source is the stream of one layer. It ends with ctx, keeps within the
 // budget, and remembers its error: archive/tar hides some.
 type source struct {
-	ctx    context.Context
-	r      io.Reader
-	budget *budget
-	read   int64
-	told   int64
-	tell   func(read int64) // may be nil
-	err    error            // anything but the end of the stream
+	ctx     context.Context
+	r       io.Reader
+	budget  *budget
+	literal bool // no name is a whiteout
+	read    int64
+	told    int64
+	tell    func(read int64) // may be nil
+	err     error            // anything but the end of the stream
 }
 
 // tellEvery is how many bytes pass between two reports of progress.
@@ -141,7 +142,7 @@ func readEntry(src *source, tr *tar.Reader, h *tar.Header, data *dataWriter) (e 
 	if !charge(&b.entries, 1) {
 		return e, false, invalid("the layers have more than %d entries", b.limits.Entries)
 	}
-	e, skip, err = newEntry(h, b.limits)
+	e, skip, err = newEntry(h, b.limits, src.literal)
 	if err != nil || skip {
 		return e, skip, err
 	}

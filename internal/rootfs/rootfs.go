@@ -25,6 +25,9 @@ import (
 type Layer struct {
 	Name string // for Progress, for instance the digest
 	Size int64  // bytes of the stream where known, else 0; larger layers are started first
+	// Literal is set for the tar of a whole tree, not of the changes to another
+	// one: names with the prefix .wh. are then names like any other.
+	Literal bool
 	// Open gives the uncompressed tar stream. It is read to its end, because a
 	// verifying reader reports a bad digest only there. Reads must end when
 	// ctx does. Open may be called from several goroutines, once per layer.
@@ -208,7 +211,7 @@ func (b *builder) read(ctx context.Context, i int, data *dataWriter) ([]entry, e
 	if err != nil {
 		return nil, fmt.Errorf("open layer %d: %w", i+1, err)
 	}
-	src := &source{ctx: ctx, r: r, budget: b.budget}
+	src := &source{ctx: ctx, r: r, budget: b.budget, literal: l.Literal}
 	src.tell = func(n int64) { b.tell(banger.Progress{Step: step, Done: n, Total: l.Size}) }
 	entries, err := readLayer(src, data)
 	if e := r.Close(); err == nil {
