@@ -26,6 +26,10 @@ const (
 	maxSig     = 8 << 10 // bytes; one by an ed25519 key has 300
 )
 
+// howToSign is for who publishes the catalog. Without the redirections ssh-keygen
+// asks before it replaces a signature, and leaves the old one if nobody answers.
+const howToSign = "it has to be signed with: ssh-keygen -Y sign -n " + Namespace + " -f KEY <catalog.json >catalog.json.sig"
+
 type sshsig struct {
 	Version   uint32
 	PublicKey []byte
@@ -78,7 +82,7 @@ func verify(text, armored []byte, key ssh.PublicKey) error {
 	}
 	if sig.Namespace != Namespace {
 		return banger.Errorf(banger.Invalid, "its signature is for %.40q, not for a catalog", sig.Namespace).
-			WithHint("it has to be signed with: ssh-keygen -Y sign -n %s -f KEY catalog.json", Namespace)
+			WithHint("%s", howToSign)
 	}
 	if !bytes.Equal(sig.PublicKey, key.Marshal()) {
 		by := "another key"
@@ -102,7 +106,7 @@ func verify(text, armored []byte, key ssh.PublicKey) error {
 // parseSig reads the armor and what is in it, and nothing besides.
 func parseSig(armored []byte) (sig sshsig, err error) {
 	bad := banger.Errorf(banger.Invalid, "what stands where its signature should be is none").
-		WithHint("it has to be signed with: ssh-keygen -Y sign -n %s -f KEY catalog.json", Namespace)
+		WithHint("%s", howToSign)
 	if len(armored) > maxSig || !bytes.HasPrefix(armored, []byte("-----BEGIN "+sigArmor+"-----")) {
 		return sig, bad
 	}

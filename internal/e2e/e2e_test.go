@@ -185,6 +185,8 @@ func TestScripts(t *testing.T) {
 		Setup: setup,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"seed":        seed,
+			"serve":       serve,
+			"internet":    internet,
 			"kill-daemon": killDaemon,
 			"wait-for":    waitFor,
 		},
@@ -202,6 +204,8 @@ func setup(env *testscript.Env) error {
 	env.Setenv("PATH", suite.bin+":"+os.Getenv("PATH"))
 	env.Setenv("REGISTRY", suite.registry)
 	env.Setenv("BIN", suite.bin)
+	env.Setenv("DOCS", filepath.Join(suite.repo, "docs"))
+	env.Values[serversKey{}] = servers{}
 	env.Defer(func() {
 		if err := tearDown(env, root); err != nil {
 			env.T().Log(err)
