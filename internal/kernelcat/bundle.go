@@ -46,6 +46,7 @@ type bundle struct {
 	left        int64 // bytes that may still be read
 	nested      bool  // in an archive of an archive
 
+	made string       // the last folder that was made
 	info *VmlinuxInfo // of vmlinux, once that is written
 }
 
@@ -145,7 +146,13 @@ func (b *bundle) addModule(name string, r io.Reader) error {
 }
 
 func (b *bundle) mkdirAll(name string) error {
+	if name == b.made {
+		return nil // the files of a folder follow each other
+	}
 	err := b.root.MkdirAll(name, 0o755)
+	if err == nil {
+		b.made = name
+	}
 	if errors.Is(err, fs.ErrExist) {
 		return banger.Errorf(banger.Invalid, "%q is there as a file and as a folder", name)
 	}

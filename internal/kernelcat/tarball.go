@@ -109,7 +109,7 @@ func (s tarballSource) fill(ctx context.Context, f *filling) (origin, error) {
 	f.report(step, 0, size)
 	sum := sha256.New()
 	in := &counter{r: io.TeeReader(&meter{r: body, report: func(n int64) { f.report(step, n, max(n, size)) }}, sum)}
-	plain, err := decompress(in)
+	plain, err := openArchive(in)
 	if err != nil {
 		return origin{}, fmt.Errorf("unpack %s: %w", fetch.Redacted(s.url), err)
 	}

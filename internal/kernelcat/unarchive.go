@@ -22,56 +22,56 @@ const (
 	tarMagicOff = 257
 )
 
-// decompress unpacks an archive, in the way that its first bytes tell: zstd,
+// openArchive unpacks an archive, in the way that its first bytes tell: zstd,
 // gzip or not at all. Errors of r stay what they are; those of the data are
-// Invalid. The archive is read in a goroutine of its own, until Close.
-func decompress(r io.Reader) (io.ReadCloser, error) {
-	br := bufio.NewReaderSize(markErrors{r}, 256<<10)
+// Invalid. r is read in a goroutine of its own, until Close, which waits for a
+// Read of it that is under way.
+func openArchive(r io.Reader) (io.ReadCloser, error) {
+	br := bufio.NewReaderSize(markErrors{r}, aheadSize)
 	head, err := br.Peek(tarMagicOff + len(tarMagic))
 	var of readError
 	switch {
 	case errors.As(err, &of):
 		return nil, of.error
 	case bytes.HasPrefix(head, []byte("\x28\xb5\x2f\xfd")):
-		var z *zstd.Decoder
-		// Blocks are read, decoded and put together side by side.
-		z, err = zstd.NewReader(br, zstd.WithDecoderConcurrency(0), zstd.WithDecoderMaxWindow(maxBundleWindow))
+		// More goroutines than one use twice the time of a processor to be no faster.
+		z, err := zstd.NewReader(br, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(maxBundleWindow))
 		if err != nil {
-			return nil, err
+			return nil, unpackError(err)
 		}
-		return &plainBody{r: z, close: z.Close}, nil
+		return &openedArchive{newReadAhead(plainBody{z}), z.Close}, nil
 	case bytes.HasPrefix(head, []byte("\x1f\x8b")):
 		z, err := gzip.NewReader(br)
 		if err != nil {
 			return nil, unpackError(err)
 		}
-		return &plainBody{r: z}, nil
+		return newReadAhead(plainBody{z}), nil
 	case err == nil && string(head[tarMagicOff:]) == tarMagic:
-		return &plainBody{r: br}, nil
+		return newReadAhead(plainBody{br}), nil
 	}
 	return nil, banger.Errorf(banger.Invalid, "it is no archive: it is neither tar nor packed with zstd or gzip, and begins with %.16q", head)
 }
 
-// plainBody is what comes out of a decompressor.
-type plainBody struct {
-	r     io.Reader
-	close func() // may be nil
+// openedArchive is an archive whose decompressor has to be let go.
+type openedArchive struct {
+	*readAhead
+	release func()
 }
 
-func (b *plainBody) Read(p []byte) (int, error) {
+func (a *openedArchive) Close() error {
+	defer a.release()
+	return a.readAhead.Close()
+}
+
+// plainBody is what comes out of a decompressor.
+type plainBody struct{ r io.Reader }
+
+func (b plainBody) Read(p []byte) (int, error) {
 	n, err := b.r.Read(p)
 	if err != nil && err != io.EOF {
 		err = unpackError(err)
 	}
 	return n, err
-}
-
-// Close ends the reading, as soon as a Read of the archive that is under way is over.
-func (b *plainBody) Close() error {
-	if b.close != nil {
-		b.close()
-	}
-	return nil
 }
 
 func unpackError(err error) error {
