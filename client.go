@@ -16,8 +16,8 @@ import (
 // "v0" until the API is promised.
 const APIVersion = "v0"
 
-// maxLine bounds one line of a streamed answer.
-const maxLine = 4 << 20
+// maxAnswer bounds an answer. What all catalogs offer may be some tens of megabytes.
+const maxAnswer = 64 << 20
 
 // Client talks to the daemon over its unix socket. It is safe for concurrent use.
 type Client struct {
@@ -42,7 +42,7 @@ func (c *Client) Call(ctx context.Context, name string, in, out any) error {
 		return err
 	}
 	defer resp.Body.Close()
-	if err := json.NewDecoder(io.LimitReader(resp.Body, maxLine)).Decode(discard(out)); err != nil {
+	if err := json.NewDecoder(io.LimitReader(resp.Body, maxAnswer)).Decode(discard(out)); err != nil {
 		return unreachable(ctx, name, err)
 	}
 	return nil
@@ -107,7 +107,7 @@ func (c *Client) post(ctx context.Context, name string, in any) (*http.Response,
 	}
 	defer resp.Body.Close()
 	var e Event
-	if err := json.NewDecoder(io.LimitReader(resp.Body, maxLine)).Decode(&e); err != nil || e.Error == nil {
+	if err := json.NewDecoder(io.LimitReader(resp.Body, maxAnswer)).Decode(&e); err != nil || e.Error == nil {
 		return nil, Errorf(Internal, "ask for %s: the daemon answered %s", name, resp.Status)
 	}
 	return nil, e.Error

@@ -91,6 +91,39 @@ func TestFilterVMs(t *testing.T) {
 	}
 }
 
+func TestPrintOffers(t *testing.T) {
+	builtin := banger.Offers[banger.KernelOffer]{Offers: []banger.KernelOffer{{Name: "a", Catalog: "builtin"}}}
+	two := banger.Offers[banger.KernelOffer]{Offers: append(builtin.Offers, banger.KernelOffer{Name: "b", Catalog: "acme"}), Problems: []banger.CatalogProblem{
+		{Catalog: "down", Message: "no \x1b route", Hint: "plug it in"}, {Catalog: "acme", Cached: true, Message: "no answer"}}}
+	for name, tt := range map[string]struct {
+		all       banger.Offers[banger.KernelOffer]
+		l         list
+		json      bool
+		out, errs string
+	}{
+		"built-in alone": {builtin, list{format: "table"}, false, "NAME   X\na      1\n", ""},
+		"two": {two, list{format: "table"}, false, "NAME   CATALOG   X\na      builtin   1\nb      acme      1\n",
+			"banger: catalog down is left out: no ? route\nhint: plug it in\nbanger: catalog acme is shown as it once was: no answer\n"},
+		"names":    {builtin, list{format: "table", quiet: true}, true, "a\n", ""},
+		"JSON":     {two, list{format: "table"}, true, `{"offers":[{"name":"a","catalog":"builtin"`, ""},
+		"format":   {two, list{format: "json"}, false, `"problems":[{"catalog":"down","message":"no\u001broute","hint":"plugitin"},{"catalog":"acme","cached":true,`, ""},
+		"no offer": {banger.Offers[banger.KernelOffer]{}, list{format: "table"}, false, "NAME   X\n", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c, out, errs := newCLI(t)
+			c.json = tt.json
+			err := printOffers(c, nil, tt.l, "X", tt.all, func(o banger.KernelOffer) (string, string, []string) { return o.Name, o.Catalog, []string{"1"} })
+			got := out.String()
+			if strings.Contains(tt.out, "{") {
+				got = strings.Join(strings.Fields(got), "")
+			}
+			if err != nil || !strings.Contains(got, tt.out) || errs.String() != tt.errs {
+				t.Errorf("got %q, stderr %q, %v", got, errs, err)
+			}
+		})
+	}
+}
+
 func TestVisibleKeepsNoControlBytes(t *testing.T) {
 	if got := visible("a\x1b[31mb\r\x07\u009bc\nd"); got != "a?[31mb???c\nd" {
 		t.Errorf("%q", got)

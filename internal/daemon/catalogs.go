@@ -42,7 +42,12 @@ func (d *Daemon) openCatalogs() {
 			c, err := config.Read(d.Layout.Config)
 			return d.origins("image", c.Image), err
 		},
-		Else: func(name string) string { return "banger image pull docker.io/library/" + name },
+		Else: func(name string) string {
+			if strings.Contains(name, "/") {
+				return "banger image ls --available"
+			}
+			return "banger image pull docker.io/library/" + name
+		},
 		Parse: func(text []byte, _ *url.URL) ([]imagecat.Entry, error) {
 			return imageEntries(imagecat.ParseCatalog(text))
 		},

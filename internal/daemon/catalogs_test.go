@@ -177,6 +177,26 @@ func TestKernelCatalogs(t *testing.T) {
 	h.must(h.client.KernelDelete(t.Context(), banger.NameRequest{Name: "debian-6.1"}))
 }
 
+// As large as catalogs may be, they come through.
+func TestLargeCatalogs(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	var names []string
+	for i := range 6000 {
+		names = append(names, fmt.Sprint("k", i))
+	}
+	text := strings.ReplaceAll(kernelsNamed(names...), `"d"`, `"`+strings.Repeat("d", 500)+`"`)
+	for _, c := range []string{"a", "b"} {
+		h.must(os.WriteFile(h.base+"/"+c+".json", []byte(text), 0o600))
+	}
+	h.config("kernel.catalog = [{name = \"a\", url = %q}, {name = \"b\", url = %q}]\n", h.base+"/a.json", h.base+"/b.json")
+	h.open()
+	all, err := h.client.KernelCatalog(t.Context())
+	if err != nil || len(all.Offers) != 1+2*len(names) || len(all.Problems) > 0 {
+		t.Errorf("got %d offers, %v, %v", len(all.Offers), all.Problems, err)
+	}
+}
+
 // A name is looked for in copies first; what is not in them is asked for once.
 func TestKernelCatalogCopies(t *testing.T) {
 	t.Parallel()
@@ -347,6 +367,8 @@ func TestImageCatalogs(t *testing.T) {
 	// A catalog that is named is asked, and no registry in its place.
 	_, err = h.client.ImagePull(t.Context(), banger.ImagePullRequest{Ref: "acme/thinng"}, nil)
 	wantKind(t, err, banger.NotFound, `no image named "acme/thinng" in the catalog`, "did you mean acme/thing?")
+	_, err = h.client.ImagePull(t.Context(), banger.ImagePullRequest{Ref: "acme/zzzzzzzzzzzz"}, nil)
+	wantKind(t, err, banger.NotFound, "banger image ls --available")
 	_, err = h.client.VMCreate(t.Context(), banger.VMCreateRequest{Spec: banger.VMSpec{Image: "imagge"}}, nil)
 	wantKind(t, err, banger.NotFound, `no image named "imagge" in the catalog`, "did you mean image?")
 	_, err = h.client.VMCreate(t.Context(), banger.VMCreateRequest{Spec: banger.VMSpec{Image: "alpinelinux"}}, nil)
