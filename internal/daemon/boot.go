@@ -139,16 +139,16 @@ func (d *Daemon) bootDisk(ctx context.Context) (string, error) {
 }
 
 // initrd makes the initrd of a kernel whose drivers are modules, once per kernel and guest binary.
-func (d *Daemon) initrd(ctx context.Context, name string, k banger.Kernel) (string, error) {
+func (d *Daemon) initrd(ctx context.Context, name string) (string, error) {
 	guest, sum, err := d.guest()
 	if err != nil {
 		return "", err
 	}
-	if digest, err := hex.DecodeString(k.SHA256); err != nil || len(digest) != sha256.Size {
-		return "", banger.Errorf(banger.Conflict, "the record of kernel %q has no digest", name).
-			WithHint("banger kernel pull --force %s", name)
+	id, err := d.recordID(name)
+	if err != nil {
+		return "", err
 	}
-	return d.cached(ctx, filepath.Join(d.Layout.Initrds(), k.SHA256[:16]+"-"+sum[:16]+".cpio"), func(path string) error {
+	return d.cached(ctx, filepath.Join(d.Layout.Initrds(), id+"-"+sum[:16]+".cpio"), func(path string) error {
 		dir := d.kernels.Path(name, state.ModulesDir)
 		names, err := kernelcat.InitrdModules(name, dir)
 		if err != nil {
@@ -171,16 +171,19 @@ func (d *Daemon) initrd(ctx context.Context, name string, k banger.Kernel) (stri
 	})
 }
 
-// moduleFiles are kernel modules as files of an initrd.
+// moduleFiles are kernel modules as files of an initrd: unpacked, whatever the
+// distribution packs them with. No more than one of them is in memory.
 func moduleFiles(dir string, names []string) ([]rootfs.File, error) {
 	var files []rootfs.File
-	for _, name := range names {
-		path := filepath.Join(dir, name)
-		fi, err := os.Stat(path)
+	for _, path := range names {
+		name, b, err := kernelcat.ReadModule(dir, path)
 		if err != nil {
 			return nil, err
 		}
-		files = append(files, rootfs.File{Name: filepath.Base(name), Size: fi.Size(), Open: func() (io.ReadCloser, error) { return os.Open(path) }})
+		files = append(files, rootfs.File{Name: name, Size: int64(len(b)), Open: func() (io.ReadCloser, error) {
+			_, b, err := kernelcat.ReadModule(dir, path)
+			return io.NopCloser(bytes.NewReader(b)), err
+		}})
 	}
 	return files, nil
 }

@@ -65,7 +65,7 @@ func (d *Daemon) bootInitrd(ctx context.Context, plan kernelcat.BootPlan, kernel
 	case plan.Foreign:
 		return d.kernels.Path(kernel.Name, state.InitrdFile), nil
 	case plan.Path == kernelcat.BootInitrd:
-		return d.initrd(ctx, kernel.Name, kernel)
+		return d.initrd(ctx, kernel.Name)
 	}
 	return "", nil
 }

@@ -29,9 +29,20 @@ func (d *Daemon) addModules(ctx context.Context, spec *shim.Spec, kernel string)
 	return nil
 }
 
+// recordID names what is made of a kernel's modules. It is that of the kernel's
+// record, so that a kernel which is replaced gets others: the same vmlinux may
+// come with other modules.
+func (d *Daemon) recordID(kernel string) (string, error) {
+	record, err := os.ReadFile(d.kernels.Path(kernel, state.ManifestFile))
+	if err != nil {
+		return "", err
+	}
+	sum := sha256.Sum256(record)
+	return hex.EncodeToString(sum[:8]), nil
+}
+
 // modulesDisk makes the disk with the kernel's modules, once per kernel; a
-// kernel without modules has none. Its name is that of the kernel's record, so
-// that a kernel which is replaced gets another one.
+// kernel without modules has none.
 func (d *Daemon) modulesDisk(ctx context.Context, kernel string) (string, error) {
 	dir := d.kernels.Path(kernel, state.ModulesDir)
 	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
@@ -39,12 +50,11 @@ func (d *Daemon) modulesDisk(ctx context.Context, kernel string) (string, error)
 	} else if err != nil {
 		return "", err
 	}
-	record, err := os.ReadFile(d.kernels.Path(kernel, state.ManifestFile))
+	id, err := d.recordID(kernel)
 	if err != nil {
 		return "", err
 	}
-	sum := sha256.Sum256(record)
-	return d.cached(ctx, filepath.Join(d.Layout.ModuleDisks(), hex.EncodeToString(sum[:8])+".img"), func(path string) error {
+	return d.cached(ctx, filepath.Join(d.Layout.ModuleDisks(), id+".img"), func(path string) error {
 		_, err := rootfs.Build(ctx, path, []rootfs.Layer{{Name: "modules", Open: func(ctx context.Context) (io.ReadCloser, error) {
 			r, w := io.Pipe()
 			go func() { w.CloseWithError(kernelcat.WriteModules(w, dir)) }()

@@ -13,12 +13,18 @@ import (
 	"strings"
 
 	"github.com/klauspost/compress/zstd"
+	"github.com/mikelolasagasti/xz"
 
 	"banger"
 )
 
-// maxModule bounds an unpacked module; Debian's largest is 9 MB.
-const maxModule = 256 << 20
+// Bounds on a module: its size, of which Debian's largest has 9 MB and one with
+// what a debugger wants some 100 MB, and what unpacking it takes besides. The
+// kernel's build packs with a window of 1 or 2 MiB; `xz -9` uses 64 MiB.
+const (
+	maxModule       = 256 << 20
+	maxModuleWindow = 64 << 20
+)
 
 // builtinFile lists the modules that are part of vmlinux, one path a line.
 // Format: linux/Documentation/kbuild/kbuild.rst, modules.builtin.
@@ -177,27 +183,50 @@ func (t *moduleTree) read(file string) ([]byte, error) {
 		return nil, err
 	}
 	defer f.Close()
-	r := io.Reader(f)
-	switch _, packing, _ := splitModule(path.Base(file)); packing {
+	_, packing, _ := splitModule(path.Base(file))
+	return unpackModule(f, packing, maxModule)
+}
+
+// unpackModule reads a module of at most limit bytes.
+func unpackModule(r io.Reader, packing string, limit int64) (b []byte, err error) {
+	switch packing {
 	case ".zst":
-		z, err := zstd.NewReader(f, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(maxModule))
-		if err != nil {
-			return nil, err
+		var z *zstd.Decoder
+		z, err = zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(maxModuleWindow))
+		if err == nil {
+			defer z.Close()
+			r = z
 		}
-		defer z.Close()
-		r = z
 	case ".gz":
-		if r, err = gzip.NewReader(f); err != nil {
-			return nil, err
-		}
+		r, err = gzip.NewReader(r)
 	case ".xz":
-		return nil, banger.Errorf(banger.Unsupported, "banger reads modules that are plain, gzip or zstd, this one is compressed with xz")
+		r, err = xz.NewReader(r, maxModuleWindow)
 	}
-	b, err := io.ReadAll(io.LimitReader(r, maxModule+1))
-	if err == nil && len(b) > maxModule {
-		err = banger.Errorf(banger.Invalid, "it is larger than %d bytes", maxModule)
+	if err == nil {
+		b, err = io.ReadAll(io.LimitReader(r, limit+1))
 	}
-	return b, err
+	if err == nil && int64(len(b)) > limit {
+		err = fmt.Errorf("it has more than %d bytes", limit)
+	}
+	if err != nil {
+		return nil, asInvalid(err, "unpack it")
+	}
+	return b, nil
+}
+
+// ReadModule returns the content of a module's file below modulesDir, unpacked,
+// and the name that the file then has.
+func ReadModule(modulesDir, file string) (name string, content []byte, err error) {
+	root, err := os.OpenRoot(modulesDir)
+	if err != nil {
+		return "", nil, fmt.Errorf("open kernel modules: %w", err)
+	}
+	defer root.Close()
+	t := &moduleTree{root: root}
+	if content, err = t.read(file); err != nil {
+		return "", nil, fmt.Errorf("read module %s: %w", file, err)
+	}
+	return path.Base(unpacked(file)), content, nil
 }
 
 // ModuleOrder returns the files of the named modules and of all they depend

@@ -5,7 +5,9 @@ import (
 	"compress/gzip"
 	"debug/elf"
 	"encoding/binary"
+	"hash/crc32"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -116,6 +118,8 @@ func TestModuleOrderBad(t *testing.T) {
 		"kernel/packed.ko.zst":     packed.Bytes(),
 		"kernel/zipped.ko.gz":      zipped.Bytes(),
 		"kernel/xz.ko.xz":          []byte("\xfd7zXZ\x00"),
+		"kernel/notzstd.ko.zst":    moduleELF(),
+		"kernel/notgzip.ko.gz":     moduleELF(),
 		"kernel/a.ko":              moduleELF("depends=b"),
 		"kernel/b.ko":              moduleELF("depends=a"),
 		"kernel/soft.ko":           moduleELF("softdep=pre: softer nonesuch post: xz", "depends="),
@@ -142,7 +146,9 @@ func TestModuleOrderBad(t *testing.T) {
 		{name: "soft", want: "kernel/softer.ko kernel/soft.ko"},
 		{name: "nosections", want: "kernel/nosections.ko"},
 		{name: "twice", want: "kernel/plain.ko updates/dkms/twice.ko"},
-		{name: "xz", kind: banger.Unsupported, msg: "xz"},
+		{name: "xz", kind: banger.Invalid, msg: "kernel/xz.ko.xz"},
+		{name: "notzstd", kind: banger.Invalid, msg: "kernel/notzstd.ko.zst"},
+		{name: "notgzip", kind: banger.Invalid, msg: "kernel/notgzip.ko.gz"},
 		{name: "a", kind: banger.Invalid, msg: "depend on each other"},
 		{name: "self", kind: banger.Invalid, msg: "depend on each other"},
 		{name: "needy", kind: banger.NotFound, msg: "no module nonesuch, which needy depends on"},
@@ -162,6 +168,89 @@ func TestModuleOrderBad(t *testing.T) {
 	}
 	if _, err := ModuleOrder(filepath.Join(dir, "nonesuch"), nil); err == nil {
 		t.Error("no folder: no error")
+	}
+}
+
+// modulePackers are what distributions pack modules with.
+// Source: linux/scripts/Makefile.modinst.
+var modulePackers = map[string][]string{
+	".xz":  {"xz", "--check=crc32", "--lzma2=dict=1MiB", "-c"},
+	".zst": {"zstd", "-T0", "-q", "-c"},
+	".gz":  {"gzip", "-n", "-c"},
+}
+
+func packModule(t *testing.T, packing string, b []byte) []byte {
+	t.Helper()
+	argv := modulePackers[packing]
+	c := exec.Command(argv[0], argv[1:]...)
+	c.Stdin = bytes.NewReader(b)
+	out, err := c.Output()
+	if err != nil {
+		t.Fatalf("%v: %v; run: apt-get install -y --no-install-recommends xz-utils zstd gzip", argv, err)
+	}
+	return out
+}
+
+// Packed as their distributions do, modules are put in order and read like others.
+func TestPackedModules(t *testing.T) {
+	for packing := range modulePackers {
+		files := debianModules()
+		for name, b := range files {
+			if strings.HasSuffix(name, ".ko") {
+				files[name+packing] = packModule(t, packing, b)
+				delete(files, name)
+			}
+		}
+		dir := writeFiles(t, files)
+		got, err := InitrdModules("k", dir)
+		if err != nil || len(got) != 10 || got[0] != "kernel/drivers/virtio/virtio_ring.ko"+packing {
+			t.Errorf("%s: %v, %v", packing, got, err)
+		}
+		name, b, err := ReadModule(dir, "kernel/drivers/char/hw_random/virtio-rng.ko"+packing)
+		if err != nil || name != "virtio-rng.ko" || !bytes.Equal(b, debianModules()["kernel/drivers/char/hw_random/virtio-rng.ko"]) {
+			t.Errorf("%s: read %q, %d bytes, %v", packing, name, len(b), err)
+		}
+		packed := files["kernel/fs/overlayfs/overlay.ko"+packing]
+		for _, n := range []int{1, 10, len(packed) / 2, len(packed) - 1} {
+			cut := writeFiles(t, map[string][]byte{"a.ko" + packing: packed[:n]})
+			if _, _, err := ReadModule(cut, "a.ko"+packing); !banger.IsKind(err, banger.Invalid) {
+				t.Errorf("%s cut after %d bytes: %v", packing, n, err)
+			}
+		}
+	}
+	dir := writeFiles(t, map[string][]byte{"a.ko": []byte("plain")})
+	if name, b, err := ReadModule(dir, "a.ko"); err != nil || name != "a.ko" || string(b) != "plain" {
+		t.Errorf("plain: %q, %q, %v", name, b, err)
+	}
+	if err := os.Symlink("/etc/passwd", filepath.Join(dir, "b.ko")); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"b.ko", "../a.ko", "none.ko"} {
+		if _, _, err := ReadModule(dir, name); err == nil {
+			t.Errorf("%s was read", name)
+		}
+	}
+}
+
+// A module that unpacks to more than any has, or whose dictionary asks for more
+// memory than any needs, is refused.
+func TestModuleBombs(t *testing.T) {
+	for packing := range modulePackers {
+		packed := packModule(t, packing, make([]byte, 1<<20))
+		if b, err := unpackModule(bytes.NewReader(packed), packing, 1<<20); err != nil || len(b) != 1<<20 {
+			t.Errorf("%s: %d bytes, %v", packing, len(b), err)
+		}
+		if _, err := unpackModule(bytes.NewReader(packed), packing, 1<<20-1); !banger.IsKind(err, banger.Invalid) || !strings.Contains(err.Error(), "more than") {
+			t.Errorf("%s: %v", packing, err)
+		}
+	}
+	wide := bytes.Clone(packModule(t, ".xz", []byte("x")))
+	dictionary := bytes.Index(wide, []byte{0x21, 1}) + 2 // filter LZMA2, one byte of properties
+	wide[dictionary] = 40                                // 4 GiB
+	binary.LittleEndian.PutUint32(wide[20:], crc32.ChecksumIEEE(wide[12:20]))
+	dir := writeFiles(t, map[string][]byte{"a.ko.xz": wide})
+	if _, _, err := ReadModule(dir, "a.ko.xz"); !banger.IsKind(err, banger.Invalid) || !strings.Contains(err.Error(), "dictionary") {
+		t.Errorf("a wide dictionary: %v", err)
 	}
 }
 
