@@ -107,6 +107,24 @@ func Features(modulesDir string, config io.Reader, pvh bool) (map[string]string,
 	return found, nil
 }
 
+// modular lists the drivers banger cannot boot without that a configuration
+// says are modules.
+func modular(config io.Reader) ([]string, error) {
+	options, err := readConfig(config)
+	if err != nil {
+		return nil, fmt.Errorf("read kernel configuration: %w", err)
+	}
+	var names []string
+	for _, m := range bootModules {
+		for _, f := range features {
+			if m.required && f.module == m.name && options[f.config] == "m" {
+				names = append(names, m.name)
+			}
+		}
+	}
+	return names, nil
+}
+
 // readConfig reads lines NAME=value; comments say what is off.
 func readConfig(r io.Reader) (map[string]string, error) {
 	options := make(map[string]string)

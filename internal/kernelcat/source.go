@@ -233,6 +233,11 @@ type metadata struct {
 	Description   string   `json:"description,omitempty"`
 	VmlinuxSHA256 string   `json:"vmlinux_sha256,omitempty"`
 	Args          []string `json:"args,omitempty"` // kernel words that it needs
+
+	// Of a folder: where in it its parts are, if that is not where banger looks.
+	Vmlinux string `json:"vmlinux,omitempty"` // also a bzImage
+	Initrd  string `json:"initrd,omitempty"`
+	Modules string `json:"modules,omitempty"` // the folder with modules.dep or kernel/ in it
 }
 
 // setMetadata takes a bundle's metadata.json.
@@ -273,7 +278,7 @@ func (m metadata) complete(k *Entry) error {
 	if len(k.Args) == 0 {
 		k.Args = m.Args
 	}
-	return nil
+	return ValidateArgs(k.Args)
 }
 
 // ParseSource reads a source as a user writes it:

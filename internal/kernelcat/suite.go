@@ -3,6 +3,7 @@ package kernelcat
 import (
 	"bufio"
 	"context"
+	"io"
 	"os"
 	"slices"
 	"strings"
@@ -71,12 +72,7 @@ func hostSuite(osRelease string) suite {
 		return suite{}
 	}
 	defer f.Close()
-	vars := map[string]string{}
-	for lines := bufio.NewScanner(f); lines.Scan(); {
-		if name, value, ok := strings.Cut(lines.Text(), "="); ok {
-			vars[name] = strings.Trim(value, `"'`)
-		}
-	}
+	vars := osReleaseVars(f)
 	switch name := vars["UBUNTU_CODENAME"]; {
 	case packageName.MatchString(name):
 		return suite{ubuntu, name}
@@ -84,6 +80,17 @@ func hostSuite(osRelease string) suite {
 		return suite{debian, vars["VERSION_CODENAME"]}
 	}
 	return suite{}
+}
+
+// osReleaseVars are the variables of an os-release(5) file.
+func osReleaseVars(r io.Reader) map[string]string {
+	vars := map[string]string{}
+	for lines := bufio.NewScanner(io.LimitReader(r, 64<<10)); lines.Scan(); {
+		if name, value, ok := strings.Cut(lines.Text(), "="); ok {
+			vars[name] = strings.Trim(value, `"'`)
+		}
+	}
+	return vars
 }
 
 // keyring is the host's copy of the archive's keys. The suite, not the host,
