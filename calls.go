@@ -17,6 +17,15 @@ type KernelPullRequest struct {
 	Force bool     `json:"force,omitempty"` // replace one that is there
 }
 
+// KernelImportRequest asks for a copy of a kernel of this host.
+type KernelImportRequest struct {
+	Name     string   `json:"name,omitempty"`      // its name here; default, of the host's own kernel: host-VERSION
+	From     string   `json:"from,omitempty"`      // absolute path of the folder that it is in
+	FromHost bool     `json:"from_host,omitempty"` // instead of From: the kernel that this host runs
+	Args     []string `json:"args,omitempty"`      // words added to its command line in every boot
+	Force    bool     `json:"force,omitempty"`     // replace one that is there
+}
+
 // KernelVerifyRequest asks whether a kernel is what it was, and what it can do.
 type KernelVerifyRequest struct {
 	Name   string `json:"name"`
@@ -96,9 +105,16 @@ func (c *Client) KernelShow(ctx context.Context, name string) (Kernel, error) {
 	return call[Kernel](ctx, c, "kernel.show", NameRequest{Name: name})
 }
 
-// KernelPull gets a kernel of the catalog. Kinds: not_found, exists, unavailable, exhausted.
+// KernelPull gets a kernel of the catalog or of a source. Kinds: not_found, exists, invalid, unsupported, unavailable, exhausted.
 func (c *Client) KernelPull(ctx context.Context, r KernelPullRequest, progress func(Progress)) (Kernel, error) {
 	return stream[Kernel](ctx, c, "kernel.pull", r, progress)
+}
+
+// KernelImport copies a kernel of this host, which the daemon's user may read.
+// Kinds: not_found (no folder, or no kernel in it), exists, invalid, unsupported,
+// unavailable (it must not be read), conflict (it changed meanwhile), exhausted.
+func (c *Client) KernelImport(ctx context.Context, r KernelImportRequest, progress func(Progress)) (Kernel, error) {
+	return stream[Kernel](ctx, c, "kernel.import", r, progress)
 }
 
 // KernelVerify reads a kernel's file again and boots it once in a machine that

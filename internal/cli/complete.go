@@ -43,6 +43,15 @@ func (c *CLI) completeKernels(*cobra.Command, []string, string) ([]string, cobra
 	return complete(c, (*banger.Client).KernelList, func(k banger.Kernel) string { return k.Name })
 }
 
+// completeOffers offers what banger kernel pull knows by name.
+func (c *CLI) completeOffers(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+	list := func(client *banger.Client, ctx context.Context) ([]banger.KernelOffer, error) {
+		all, err := client.KernelCatalog(ctx)
+		return all.Offers, err
+	}
+	return complete(c, list, func(o banger.KernelOffer) string { return o.Name })
+}
+
 // completeFirst completes the first operand alone.
 func (c *CLI) completeFirst(f completer) completer {
 	return func(cmd *cobra.Command, a []string, word string) ([]string, cobra.ShellCompDirective) {

@@ -3,6 +3,8 @@ package cli
 import (
 	"cmp"
 	"context"
+	"errors"
+	"path/filepath"
 
 	"github.com/spf13/cobra"
 
@@ -10,32 +12,100 @@ import (
 )
 
 func (c *CLI) kernelCommand() *cobra.Command {
-	return noun("kernel", "Manage kernels", c.kernelPullCommand(), c.kernelLsCommand(), c.kernelShowCommand(), c.kernelVerifyCommand(), c.kernelRmCommand())
+	return noun("kernel", "Manage kernels", c.kernelPullCommand(), c.kernelImportCommand(), c.kernelLsCommand(), c.kernelShowCommand(), c.kernelVerifyCommand(), c.kernelRmCommand())
 }
 
 func (c *CLI) kernelPullCommand() *cobra.Command {
 	var r banger.KernelPullRequest
 	cmd := &cobra.Command{
-		Use: "pull NAME", Short: "Get a kernel of the catalog",
-		Long: `Get a kernel of the catalogs (banger kernel ls --available). Nothing is installed on the
-host and no root is needed. CATALOG/NAME is the one of a catalog that config.toml names.`,
-		Example: "  banger kernel pull debian-6.1",
-		Args:    args(cobra.ExactArgs(1)),
+		Use: "pull NAME|SOURCE", Short: "Get a kernel of the catalog, or from a source",
+		Long: `Get a kernel: one that the catalogs name (banger kernel ls --available; CATALOG/NAME is
+the one of a catalog that config.toml names), or from a source:
+
+  deb://PACKAGE[?suite=SUITE]   a package of Debian or Ubuntu, or one that depends on it
+  oci://REF                     an image of a registry that holds a kernel
+  https://HOST/NAME.tar.zst#sha256=HEX
+                                a bundle; file:///PATH too
+
+It is checked, and is there as a whole or not at all. Nothing is installed on the host
+and no root is needed.`,
+		Example: `  banger kernel pull debian-6.1
+  banger kernel pull 'deb://linux-image-cloud-amd64?suite=trixie' --name trixie
+  banger kernel pull debian-6.1 --name debug --kernel-arg ignore_loglevel`,
+		Args: args(cobra.ExactArgs(1)), ValidArgsFunction: c.completeFirst(c.completeOffers),
 		RunE: func(cmd *cobra.Command, a []string) error {
 			r.Name = a[0]
-			return c.call(cmd.Context(), func(client *banger.Client) error {
-				show, done := c.progress()
-				k, err := client.KernelPull(cmd.Context(), r, show)
-				done()
-				if err != nil {
-					return err
-				}
-				return c.printChanged(k.Name, k)
+			return c.addKernel(cmd.Context(), func(client *banger.Client, show func(banger.Progress)) (banger.Kernel, error) {
+				return client.KernelPull(cmd.Context(), r, show)
 			})
 		},
 	}
-	cmd.Flags().BoolVarP(&r.Force, "force", "f", false, "replace one that is there")
+	cmd.Flags().StringVar(&r.As, "name", "", "name of the kernel here (default: that of the catalog, or one made of the source)")
+	newKernelFlags(cmd, &r.Args, &r.Force)
 	return cmd
+}
+
+func (c *CLI) kernelImportCommand() *cobra.Command {
+	var r banger.KernelImportRequest
+	cmd := &cobra.Command{
+		Use: "import NAME --from DIR | [NAME] --from-host", Short: "Copy a kernel of this host",
+		Long: `Copy a kernel out of a folder, which is left as it is: the unpacked root of a
+distribution, a /boot, a tree in which a kernel was built, or a folder whose
+metadata.json names the files. Of several kernels the newest is taken, with
+lib/modules/VERSION; with no modules its initrd comes along.
+
+With --from-host it is the kernel that this host runs, and its name is
+host-VERSION unless another is given.`,
+		Example: `  banger kernel import mine --from ~/src/linux
+  banger kernel import fedora --from /srv/fedora-root --kernel-arg selinux=0
+  banger kernel import --from-host`,
+		Args: args(cobra.MaximumNArgs(1)), ValidArgsFunction: cobra.NoFileCompletions,
+		RunE: func(cmd *cobra.Command, a []string) error {
+			if r.FromHost == (r.From != "") {
+				return usageError{errors.New("want one of --from DIR and --from-host"), cmd}
+			}
+			if len(a) > 0 {
+				r.Name = a[0]
+			} else if !r.FromHost {
+				return usageError{errors.New("no NAME given for the kernel"), cmd}
+			}
+			if r.From != "" { // the daemon is somewhere else
+				dir, err := filepath.Abs(r.From)
+				if err != nil {
+					return err
+				}
+				r.From = dir
+			}
+			return c.addKernel(cmd.Context(), func(client *banger.Client, show func(banger.Progress)) (banger.Kernel, error) {
+				return client.KernelImport(cmd.Context(), r, show)
+			})
+		},
+	}
+	cmd.Flags().StringVar(&r.From, "from", "", "`folder` that holds the kernel")
+	cmd.Flags().BoolVar(&r.FromHost, "from-host", false, "the kernel that this host runs")
+	newKernelFlags(cmd, &r.Args, &r.Force)
+	_ = cmd.MarkFlagDirname("from")
+	return cmd
+}
+
+// newKernelFlags are the flags of commands that add a kernel.
+func newKernelFlags(cmd *cobra.Command, args *[]string, force *bool) {
+	cmd.Flags().StringArrayVar(args, "kernel-arg", nil, "`word` added to its command line in every boot, NAME or NAME=VALUE; may be repeated")
+	cmd.Flags().BoolVarP(force, "force", "f", false, "replace one that is there")
+	_ = cmd.RegisterFlagCompletionFunc("kernel-arg", cobra.NoFileCompletions)
+}
+
+// addKernel runs a call that adds a kernel, shows how it goes and prints its name.
+func (c *CLI) addKernel(ctx context.Context, add func(*banger.Client, func(banger.Progress)) (banger.Kernel, error)) error {
+	return c.call(ctx, func(client *banger.Client) error {
+		show, done := c.progress()
+		k, err := add(client, show)
+		done()
+		if err != nil {
+			return err
+		}
+		return c.printChanged(k.Name, k)
+	})
 }
 
 func (c *CLI) kernelLsCommand() *cobra.Command {
@@ -59,12 +129,7 @@ func (c *CLI) kernelLsCommand() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				return printList(c, cmd, l, "NAME\tVERSION\tARCH\tSIZE\tAGE\tSOURCE", kernels, func(k banger.Kernel) []string {
-					if k.Problem != "" {
-						return []string{k.Name, "-", "-", "-", "-", "broken: " + k.Problem}
-					}
-					return []string{k.Name, k.KernelVersion, k.Arch, size(k.Size), age(k.ImportedAt), k.Source}
-				})
+				return printList(c, cmd, l, "NAME\tVERSION\tARCH\tSIZE\tAGE\tSOURCE", kernels, kernelRow)
 			})
 		},
 	}
@@ -79,6 +144,13 @@ func offerSize(n int64) string {
 		return "-"
 	}
 	return size(n)
+}
+
+func kernelRow(k banger.Kernel) []string {
+	if k.Problem != "" {
+		return []string{k.Name, "-", "-", "-", "-", "broken: " + k.Problem}
+	}
+	return []string{k.Name, cmp.Or(k.KernelVersion, "-"), k.Arch, size(k.Size), age(k.ImportedAt), k.Source}
 }
 
 func (c *CLI) kernelShowCommand() *cobra.Command {

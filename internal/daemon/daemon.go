@@ -194,6 +194,7 @@ func (d *Daemon) routes() []api.Route {
 		api.Unary("image.show", d.imageShow),
 		api.Unary("kernel.catalog", d.kernelCatalog),
 		api.Unary("kernel.delete", d.kernelDelete),
+		api.Stream("kernel.import", long(d, d.kernelImport)),
 		api.Unary("kernel.list", d.kernelList),
 		api.Stream("kernel.pull", long(d, d.kernelPull)),
 		api.Unary("kernel.show", d.kernelShow),

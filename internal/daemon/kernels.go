@@ -55,6 +55,27 @@ func (d *Daemon) kernelPull(ctx context.Context, r banger.KernelPullRequest, p p
 	return d.addKernel(ctx, order, r.Force, p)
 }
 
+// kernelImport copies a kernel of this host.
+func (d *Daemon) kernelImport(ctx context.Context, r banger.KernelImportRequest, p progress) (banger.Kernel, error) {
+	var s kernelcat.Source
+	var err error
+	switch {
+	case r.FromHost == (r.From != ""):
+		err = banger.Errorf(banger.Invalid, "want either a folder or the host's own kernel").WithHint("banger kernel import --help")
+	case r.FromHost:
+		s, err = kernelcat.Host()
+	case r.Name == "":
+		err = banger.Errorf(banger.Invalid, "a kernel that is imported from a folder needs a name").WithHint("banger kernel import NAME --from %s", r.From)
+	default:
+		s, err = kernelcat.Directory(r.From)
+	}
+	if err != nil {
+		return banger.Kernel{}, err
+	}
+	want := kernelcat.Want{Name: cmp.Or(r.Name, s.DefaultName()), Args: r.Args}
+	return d.addKernel(ctx, kernelOrder{want: want, sources: []kernelcat.Source{s}}, r.Force, p)
+}
+
 // kernelOrder is a kernel that is to be had, and where from.
 type kernelOrder struct {
 	want    kernelcat.Want
@@ -90,6 +111,9 @@ func (d *Daemon) kernelOrder(ctx context.Context, r banger.KernelPullRequest, p 
 func (d *Daemon) addKernel(ctx context.Context, o kernelOrder, force bool, p progress) (k banger.Kernel, err error) {
 	w := o.want
 	if err := kernelcat.ValidateName(w.Name); err != nil {
+		return k, err
+	}
+	if err := kernelcat.ValidateArgs(w.Args); err != nil {
 		return k, err
 	}
 	unlock, err := d.keys.Lock(ctx, "kernel/"+w.Name)
