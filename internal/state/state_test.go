@@ -70,6 +70,25 @@ func TestStoreMissingHintsTheNearestName(t *testing.T) {
 	}
 }
 
+// What is removed while somebody looks at it is not there, and not broken.
+func TestStoreRemovedMeanwhile(t *testing.T) {
+	s := newStore(t)
+	s.Check = func(dir, _ string, _ record) error {
+		return errors.Join(os.RemoveAll(dir), errors.New("a file is missing"))
+	}
+	for _, name := range []string{"one", "two"} {
+		if err := add(t, s, name, 1, false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if v, err := s.Get("one"); !banger.IsKind(err, banger.NotFound) || v != (record{}) {
+		t.Errorf("got %+v, %v", v, err)
+	}
+	if list, err := s.List(); err != nil || len(list) != 0 {
+		t.Errorf("listed %+v, %v", list, err)
+	}
+}
+
 func TestStoreListsBadRecords(t *testing.T) {
 	bad := map[string]func(path string) error{
 		"half":    func(p string) error { return os.WriteFile(p, []byte(`{"Name": "ha`), 0o600) },

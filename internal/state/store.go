@@ -4,7 +4,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -45,11 +44,12 @@ func (s Store[T]) Get(name string) (T, error) {
 		return v, err
 	}
 	err := ReadRecord(s.Path(name, s.File), &v)
-	if errors.Is(err, fs.ErrNotExist) && !exists(s.Path(name)) {
-		return v, s.Missing(name)
-	}
 	if err == nil && s.Check != nil {
 		err = s.Check(s.Path(name), name, v)
+	}
+	if err != nil && !exists(s.Path(name)) { // also when it went between two looks
+		var none T
+		return none, s.Missing(name)
 	}
 	if err != nil {
 		return v, banger.Errorf(banger.Conflict, "read %s %q: %w", s.Noun, name, err).
@@ -97,6 +97,9 @@ func (s Store[T]) List() ([]T, error) {
 	list := make([]T, 0, len(names))
 	for _, name := range names {
 		v, err := s.Get(name)
+		if banger.IsKind(err, banger.NotFound) {
+			continue // it was removed since
+		}
 		if err != nil {
 			v = s.Broken(name, err.Error())
 		}
