@@ -61,7 +61,6 @@ func writeTarFile(out *tar.Writer, name string, data []byte) error {
 type moduleIndex struct {
 	tree  *moduleTree
 	infos map[string]modinfo
-	lists map[string][]byte
 }
 
 // unpacked is the path of a module's file once it is unpacked.
