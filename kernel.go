@@ -19,8 +19,9 @@ type Kernel struct {
 	Size          int64     `json:"size"`           // bytes of vmlinux, initrd and modules together
 	Args          []string  `json:"args,omitempty"` // words added to the kernel's command line
 	// Features says for each driver that banger cares about whether it is
-	// "builtin" or a "module"; a driver that is missing has no entry.
-	Features map[string]string `json:"features"`
+	// "builtin" or a "module"; a driver that is missing has no entry. KernelList
+	// leaves them out: they are two thirds of a record, and there may be a thousand.
+	Features map[string]string `json:"features,omitempty"`
 	// Problem says why the record cannot be used; such a kernel is listed, never hidden.
 	Problem string `json:"problem,omitempty"`
 }

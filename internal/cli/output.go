@@ -1,7 +1,9 @@
 package cli
 
 import (
+	"bufio"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"text/tabwriter"
@@ -31,22 +33,22 @@ func printList[T any](c *CLI, cmd *cobra.Command, l list, header string, items [
 	if c.json {
 		l.format = "json"
 	}
+	out := bufio.NewWriter(c.Stdout) // else each cell of a table is a write of its own
+	var err error
 	switch {
 	case l.quiet:
 		for _, it := range items {
-			fmt.Fprintln(c.Stdout, visible(row(it)[0]))
+			fmt.Fprintln(out, visible(row(it)[0]))
 		}
 	case l.format == "json":
 		return c.printJSON(items)
 	case l.format == "jsonl":
-		enc := json.NewEncoder(c.Stdout)
+		enc := json.NewEncoder(out)
 		for _, it := range items {
-			if err := enc.Encode(it); err != nil {
-				return err
-			}
+			err = errors.Join(err, enc.Encode(it))
 		}
 	case l.format == "table":
-		w := tabwriter.NewWriter(c.Stdout, 0, 0, 3, ' ', 0)
+		w := tabwriter.NewWriter(out, 0, 0, 3, ' ', 0)
 		if !l.noHeaders {
 			fmt.Fprintln(w, header)
 		}
@@ -57,11 +59,11 @@ func printList[T any](c *CLI, cmd *cobra.Command, l list, header string, items [
 			}
 			fmt.Fprintln(w, strings.Join(cells, "\t"))
 		}
-		return w.Flush()
+		err = w.Flush()
 	default:
 		return usageError{fmt.Errorf("unknown format %q", l.format), cmd}
 	}
-	return nil
+	return errors.Join(err, out.Flush())
 }
 
 // builtinCatalog is how the daemon names the catalog that is part of banger.

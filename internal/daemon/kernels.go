@@ -15,7 +15,13 @@ import (
 // defaultKernel is used where neither the VM nor its image names one.
 const defaultKernel = "debian-6.1"
 
-func (d *Daemon) kernelList(context.Context, none) ([]banger.Kernel, error) { return d.kernels.List() }
+func (d *Daemon) kernelList(context.Context, none) ([]banger.Kernel, error) {
+	list, err := d.kernels.List()
+	for i := range list {
+		list[i].Features = nil
+	}
+	return list, err
+}
 
 func (d *Daemon) kernelShow(_ context.Context, r banger.NameRequest) (banger.Kernel, error) {
 	return d.kernels.Get(r.Name)

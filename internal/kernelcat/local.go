@@ -23,6 +23,7 @@ func OpenLocal(dir string) Local {
 		Dir: dir, File: state.ManifestFile, Noun: "kernel",
 		Broken: func(name, problem string) Entry { return Entry{Name: name, Problem: problem} },
 		Check:  checkLocal,
+		Cache:  new(state.Cache[Entry]),
 	}}
 }
 

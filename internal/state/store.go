@@ -29,6 +29,9 @@ type Store[T any] struct {
 	// Check says what is wrong with a record that could be read, and with the
 	// files beside it in dir. May be nil.
 	Check func(dir, name string, v T) error
+	// Cache is what List keeps. Check may then look at nothing but the names
+	// and kinds of the files in dir. May be nil.
+	Cache *Cache[T]
 }
 
 // Path is the folder of name, or a file in it.
@@ -94,18 +97,27 @@ func (s Store[T]) List() ([]T, error) {
 	if err != nil {
 		return nil, err
 	}
+	if s.Cache != nil {
+		return s.Cache.list(s, names), nil
+	}
 	list := make([]T, 0, len(names))
 	for _, name := range names {
-		v, err := s.Get(name)
+		v, err := s.read(name)
 		if banger.IsKind(err, banger.NotFound) {
 			continue // it was removed since
-		}
-		if err != nil {
-			v = s.Broken(name, err.Error())
 		}
 		list = append(list, v)
 	}
 	return list, nil
+}
+
+// read is Get, with what stands for a bad record.
+func (s Store[T]) read(name string) (T, error) {
+	v, err := s.Get(name)
+	if err != nil {
+		v = s.Broken(name, err.Error())
+	}
+	return v, err
 }
 
 // Stage makes the folder in which a new entry is put together.
