@@ -215,7 +215,7 @@ func TestKillDuringPull(t *testing.T) {
 			t.Run(fmt.Sprintf("%s, force %v", step, force), func(t *testing.T) {
 				t.Parallel()
 				h := newHost(t)
-				old, next := newBundle(t, 1, 100_000), newBundle(t, 2, 300_000)
+				old, next := newBundle(t, 1, 100_000), newBundle(t, 2, 3_000_000)
 				names := "kernel"
 				if force {
 					h.open()

@@ -76,7 +76,7 @@ func (b *bundle) cloneModule(name string, src *os.File, size int64) error {
 
 // dropModules removes what was copied of the modules' folder.
 func (b *bundle) dropModules() error {
-	b.modulesSize = 0
+	b.modulesSize, b.made = 0, ""
 	return b.root.RemoveAll(modulesDir)
 }
 
