@@ -12,9 +12,24 @@ func TestBuiltin(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// The first one is what is used where nobody names one.
 	e := c.Entries[0]
 	if e.Name != "debian-6.1" || e.Arch != "x86_64" || e.Distro != "debian" || len(e.Sources) != 1 || e.Sources[0].URL != "deb://linux-image-cloud-amd64?suite=bookworm" {
 		t.Errorf("entry is %+v", e)
+	}
+	for _, e := range c.Entries {
+		sources, err := e.PullSources()
+		if err != nil || len(sources) != len(e.Sources)+min(1, len(e.TarballURL)) {
+			t.Errorf("%s: %d sources, %v", e.Name, len(sources), err)
+		}
+		if e.Distro == "" || e.Arch == "" || !strings.Contains(e.Description, "Linux") {
+			t.Errorf("%s says little: %+v", e.Name, e)
+		}
+		for _, s := range sources {
+			if d, ok := s.(debSource); ok && d.suite == "" {
+				t.Errorf("%s is another kernel on another host: %s", e.Name, s)
+			}
+		}
 	}
 }
 
