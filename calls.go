@@ -32,14 +32,6 @@ type KernelVerifyRequest struct {
 	NoBoot bool   `json:"no_boot,omitempty"` // only compare its file with its record
 }
 
-// ImagePullRequest asks for an image of the catalog or of a registry.
-type ImagePullRequest struct {
-	Ref    string `json:"ref"`              // NAME or CATALOG/NAME of the catalogs, or a registry reference
-	Name   string `json:"name,omitempty"`   // default: the catalog name, or repository-tag
-	Kernel string `json:"kernel,omitempty"` // the kernel that the image is to prefer
-	Force  bool   `json:"force,omitempty"`  // replace one that is there
-}
-
 // VMCreateRequest asks for a new VM.
 type VMCreateRequest struct {
 	Spec    VMSpec `json:"spec"`
@@ -127,32 +119,6 @@ func (c *Client) KernelVerify(ctx context.Context, r KernelVerifyRequest, progre
 // KernelDelete removes a kernel. Kinds: not_found, conflict (in use, without Force).
 func (c *Client) KernelDelete(ctx context.Context, r NameRequest) error {
 	return c.Call(ctx, "kernel.delete", r, nil)
-}
-
-// ImageList lists the images of the store, also those with a bad record.
-func (c *Client) ImageList(ctx context.Context) ([]Image, error) {
-	return call[[]Image](ctx, c, "image.list", nil)
-}
-
-// ImageCatalog lists what ImagePull knows by name. All catalogs are asked; those
-// that cannot be read are among the problems. Kind: invalid (configuration).
-func (c *Client) ImageCatalog(ctx context.Context) (Offers[ImageOffer], error) {
-	return call[Offers[ImageOffer]](ctx, c, "image.catalog", nil)
-}
-
-// ImageShow describes one image. Kinds: not_found, conflict (bad record).
-func (c *Client) ImageShow(ctx context.Context, name string) (Image, error) {
-	return call[Image](ctx, c, "image.show", NameRequest{Name: name})
-}
-
-// ImagePull makes an image from the catalog or a registry. Kinds: not_found, exists, invalid, unavailable, exhausted.
-func (c *Client) ImagePull(ctx context.Context, r ImagePullRequest, progress func(Progress)) (Image, error) {
-	return stream[Image](ctx, c, "image.pull", r, progress)
-}
-
-// ImageDelete removes an image. Kinds: not_found, conflict (in use).
-func (c *Client) ImageDelete(ctx context.Context, r NameRequest) error {
-	return c.Call(ctx, "image.delete", r, nil)
 }
 
 // VMList lists the VMs, also those with a bad record.

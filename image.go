@@ -5,16 +5,51 @@ import "time"
 // Image is one image of the store: images/NAME/manifest.json beside rootfs.img.
 type Image struct {
 	Name      string      `json:"name"`
-	Source    string      `json:"source"`            // what it was made from, for instance oci:docker.io/library/debian:bookworm
-	Catalog   string      `json:"catalog,omitempty"` // that it was pulled from by name; empty for the built-in one and for none
-	Digest    string      `json:"digest"`            // of the OCI manifest, sha256:..., empty for other sources
-	Kernel    string      `json:"kernel,omitempty"`  // the kernel it prefers
-	Arch      string      `json:"arch"`              // as uname -m
-	CreatedAt time.Time   `json:"created_at"`        // when banger made it
-	Size      int64       `json:"size"`              // bytes that rootfs.img takes on disk
+	Source    string      `json:"source"`                 // what it was made from, for instance oci:docker.io/library/debian:bookworm
+	Catalog   string      `json:"catalog,omitempty"`      // that it was pulled from by name; empty for the built-in one and for none
+	Digest    string      `json:"digest"`                 // of the OCI manifest, sha256:..., empty for other sources
+	Named     string      `json:"named_digest,omitempty"` // that the reference had: of an index, or Digest again
+	Kernel    string      `json:"kernel,omitempty"`       // the kernel it prefers
+	Arch      string      `json:"arch"`                   // as uname -m
+	CreatedAt time.Time   `json:"created_at"`             // when banger made it
+	Size      int64       `json:"size"`                   // bytes that its root file system takes on disk
 	Config    ImageConfig `json:"config"`
+	// Layers are those of the OCI image that it was made from, the lowest first.
+	Layers []ImageLayer `json:"layers,omitempty"`
 	// Problem says why the record cannot be used; such an image is listed, never hidden.
 	Problem string `json:"problem,omitempty"`
+}
+
+// ImageLayer is one layer of an OCI image.
+type ImageLayer struct {
+	Digest string `json:"digest,omitempty"` // of the blob, sha256:...; a docker-archive has none
+	DiffID string `json:"diff_id"`          // of the tar, sha256:...
+	Size   int64  `json:"size"`             // bytes of the blob
+}
+
+// ImageDetails is an image with what is not in its record.
+type ImageDetails struct {
+	Image
+	Rootfs string            `json:"rootfs"`           // path of its root file system
+	UsedBy []string          `json:"used_by"`          // the VMs that need it, for instance "vm web"
+	Cached int               `json:"cached"`           // of its layers, how many are in the cache; with all of them it can be saved as it came
+	Labels map[string]string `json:"labels,omitempty"` // of its OCI config
+}
+
+// ImageStep is one step of how an image was made, as its OCI config tells it.
+type ImageStep struct {
+	Created time.Time `json:"created,omitzero"`
+	By      string    `json:"by"` // the command or the instruction
+	Comment string    `json:"comment,omitempty"`
+	Layer   string    `json:"layer,omitempty"` // the diff ID of the layer that it made; empty: it made none
+	Size    int64     `json:"size"`            // bytes of that layer as transferred
+}
+
+// ImagePushed says what a push made.
+type ImagePushed struct {
+	Ref    string `json:"ref"`    // in full
+	Digest string `json:"digest"` // of the manifest that the registry has now
+	Reused bool   `json:"reused"` // its layers are those of the image that it was made from, byte for byte
 }
 
 // ImageConfig is the part of the OCI image configuration that banger acts on.

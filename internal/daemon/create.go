@@ -54,6 +54,10 @@ func (d *Daemon) vmCreate(ctx context.Context, r banger.VMCreateRequest, p progr
 	if err != nil {
 		return banger.VM{}, err
 	}
+	if image.Arch != "" && image.Arch != hostArch() {
+		return banger.VM{}, banger.Errorf(banger.Unsupported, "image %q is made for %s, this host is %s", image.Name, image.Arch, hostArch()).
+			WithHint("pull it for this host: banger image pull --name NAME REF")
+	}
 	spec.Image = image.Name
 	if spec.Kernel == "" {
 		spec.Kernel = image.Kernel

@@ -189,9 +189,13 @@ func (d *Daemon) routes() []api.Route {
 	return []api.Route{
 		api.Unary("image.catalog", d.imageCatalog),
 		api.Unary("image.delete", d.imageDelete),
+		api.Unary("image.history", d.imageHistory),
 		api.Unary("image.list", d.imageList),
 		api.Stream("image.pull", long(d, d.imagePull)),
+		api.Stream("image.push", long(d, d.imagePush)),
+		api.Stream("image.save", long(d, d.imageSave)),
 		api.Unary("image.show", d.imageShow),
+		api.Unary("image.tag", d.imageTag),
 		api.Unary("kernel.catalog", d.kernelCatalog),
 		api.Unary("kernel.delete", d.kernelDelete),
 		api.Stream("kernel.import", long(d, d.kernelImport)),

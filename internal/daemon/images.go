@@ -14,7 +14,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"banger"
@@ -26,10 +25,6 @@ import (
 )
 
 func (d *Daemon) imageList(context.Context, none) ([]banger.Image, error) { return d.images.List() }
-
-func (d *Daemon) imageShow(_ context.Context, r banger.NameRequest) (banger.Image, error) {
-	return d.images.Get(r.Name)
-}
 
 func (d *Daemon) imageCatalog(ctx context.Context, _ none) (banger.Offers[banger.ImageOffer], error) {
 	set, err := d.imageBooks.All(ctx)
@@ -73,6 +68,19 @@ func (d *Daemon) imagePull(ctx context.Context, r banger.ImagePullRequest, p pro
 	if d.images.Has(name) && !r.Force {
 		return d.imageAgain(ctx, r, o)
 	}
+	return d.addImage(r.Force, func(stage string) (banger.Image, error) {
+		im, err := d.makeImage(ctx, stage, o, p)
+		if err != nil {
+			return im, fmt.Errorf("pull image %q: %w", r.Ref, err)
+		}
+		im.Name, im.Kernel, im.Catalog = name, r.Kernel, o.catalog.Recorded()
+		return im, nil
+	})
+}
+
+// addImage puts an image together in a folder of its own, and gives that its
+// name. The caller holds the key of the name.
+func (d *Daemon) addImage(force bool, fill func(stage string) (banger.Image, error)) (im banger.Image, err error) {
 	stage, err := d.images.Stage()
 	if err != nil {
 		return im, err
@@ -82,20 +90,20 @@ func (d *Daemon) imagePull(ctx context.Context, r banger.ImagePullRequest, p pro
 			_ = os.RemoveAll(stage)
 		}
 	}()
-	if im, err = d.makeImage(ctx, stage, o, p); err != nil {
-		return im, state.Classify(fmt.Errorf("pull image %q: %w", r.Ref, err))
+	if im, err = fill(stage); err != nil {
+		return im, state.Classify(err)
 	}
-	im.Name, im.Kernel, im.Catalog = name, r.Kernel, o.catalog.Recorded()
+	d.at("image: filled")
 	d.refs.Lock()
 	defer d.refs.Unlock()
-	if users := d.imageUsers(name); len(users) > 0 {
-		err = inUse(name, users)
+	if users := d.imageUsers(im.Name); len(users) > 0 {
+		err = inUse(im.Name, users)
 		return im, err
 	}
-	if err = d.images.Commit(stage, name, im, r.Force); err != nil {
+	if err = d.images.Commit(stage, im.Name, im, force); err != nil {
 		return im, err
 	}
-	d.Log.Info("image pulled", "image", name, "source", im.Source, "digest", im.Digest)
+	d.Log.Info("image added", "image", im.Name, "source", im.Source, "digest", im.Digest)
 	return im, nil
 }
 
@@ -104,11 +112,17 @@ type imageOrder struct {
 	name    string // here
 	sources []imagecat.Source
 	catalog catalogs.Origin // that names the sources; zero: the built-in one, or the user does
+
+	platform, arch string // as it was asked for, maybe empty; as uname -m
 }
 
 // imageOrder finds what a pull is about: an entry of the catalogs, or else a
 // reference to a registry.
 func (d *Daemon) imageOrder(ctx context.Context, r banger.ImagePullRequest, p progress) (o imageOrder, err error) {
+	o.platform = r.Platform
+	if o.arch, err = oci.Arch(r.Platform); err != nil {
+		return o, err
+	}
 	err = fs.ErrNotExist
 	listed, qualified, cerr := d.mayBeListed(r.Ref)
 	if cerr != nil {
@@ -165,17 +179,16 @@ func (d *Daemon) imageAgain(ctx context.Context, r banger.ImagePullRequest, o im
 	if err != nil {
 		return im, err
 	}
-	exists := banger.Errorf(banger.Exists, "an image named %q is already there", name).
+	exists := imageThere(name).
 		WithHint("banger image show %s, or make it anew: banger image pull --force %s", name, r.Ref)
-	if im.Digest == "" || o.sources[0].OCI == "" {
+	if im.Digest == "" || o.sources[0].OCI == "" || im.Arch != o.arch {
 		return im, exists
 	}
-	found, err := oci.Resolve(ctx, o.sources[0].OCI, d.ociOptions(o.catalog, nil))
+	found, err := oci.Named(ctx, o.sources[0].OCI, d.ociOptions(o.catalog, nil))
 	if err != nil {
 		return im, err
 	}
-	defer found.Close()
-	if found.Digest != im.Digest {
+	if found != im.Digest && found != im.Named {
 		return im, exists
 	}
 	if r.Kernel != "" && r.Kernel != im.Kernel {
@@ -190,7 +203,13 @@ func (d *Daemon) imageAgain(ctx context.Context, r banger.ImagePullRequest, o im
 func (d *Daemon) makeImage(ctx context.Context, stage string, o imageOrder, p progress) (banger.Image, error) {
 	var errs []error
 	for i, s := range o.sources {
-		im, err := d.makeImageFrom(ctx, stage, s, d.ociOptions(o.catalog, p))
+		options := d.ociOptions(o.catalog, p)
+		options.Arch = cmp.Or(o.platform, o.arch)
+		if s.OCI == "" && o.arch != hostArch() {
+			return banger.Image{}, banger.Errorf(banger.Unsupported, "%s cannot be made for %s on this host", s, o.arch).
+				WithHint("pull an image of a registry")
+		}
+		im, err := d.makeImageFrom(ctx, stage, s, options)
 		if err == nil {
 			return im, nil
 		}
@@ -217,9 +236,9 @@ func (d *Daemon) makeImageFrom(ctx context.Context, stage string, s imagecat.Sou
 			return im, err
 		}
 		defer found.Close()
-		im.Source, im.Digest, im.Arch, im.Config = "oci:"+found.Ref, found.Digest, found.Arch, found.Config
-		for _, l := range found.Layers {
-			layers = append(layers, rootfs.Layer{Name: l.Name, Open: l.Open})
+		im.Source = "oci:" + found.Ref
+		if layers, err = takeOCI(stage, &im, found); err != nil {
+			return im, err
 		}
 	default:
 		scratch, err := os.MkdirTemp(d.Layout.Scratch(), "suite-")
@@ -233,16 +252,33 @@ func (d *Daemon) makeImageFrom(ctx context.Context, stage string, s imagecat.Sou
 			return s.Debian.Open(ctx, imagecat.SuiteOptions{TempDir: scratch})
 		}}}
 	}
-	path := filepath.Join(stage, state.RootfsFile)
-	if _, err := rootfs.Build(ctx, path, layers, rootfs.Options{Progress: o.Progress}); err != nil {
-		return im, err
+	return im, buildRootfs(ctx, stage, &im, layers, o.Progress)
+}
+
+// takeOCI takes over what an OCI image says of itself and gives its layers.
+func takeOCI(stage string, im *banger.Image, from *oci.Image) ([]rootfs.Layer, error) {
+	im.Digest, im.Named, im.Arch, im.Config = from.Digest, from.Named, from.Arch, from.Config
+	for file, text := range map[string][]byte{state.OCIManifestFile: from.RawManifest, state.OCIConfigFile: from.RawConfig} {
+		if len(text) == 0 { // a docker-archive has no manifest
+			continue
+		}
+		if err := state.WriteFile(filepath.Join(stage, file), text, 0o600); err != nil {
+			return nil, err
+		}
 	}
-	fi, err := os.Stat(path)
-	if err != nil {
-		return im, err
+	var layers []rootfs.Layer
+	for _, l := range from.Layers {
+		layers = append(layers, rootfs.Layer{Name: l.Name, Open: l.Open})
+		im.Layers = append(im.Layers, banger.ImageLayer{Digest: l.Digest, DiffID: l.DiffID, Size: l.Size})
 	}
-	im.Size = fi.Sys().(*syscall.Stat_t).Blocks * 512
-	return im, nil
+	return layers, nil
+}
+
+// buildRootfs makes the root file system of an image.
+func buildRootfs(ctx context.Context, stage string, im *banger.Image, layers []rootfs.Layer, p progress) error {
+	stats, err := rootfs.Build(ctx, filepath.Join(stage, state.RootfsFile), layers, rootfs.Options{Progress: p})
+	im.Size = stats.Allocated
+	return err
 }
 
 // emptyTar is a tar archive of no files.

@@ -3,10 +3,12 @@ package daemon
 import (
 	"archive/tar"
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -18,10 +20,12 @@ import (
 // Format: OCI distribution-spec v1.1 and image-spec v1.1.
 type registry struct {
 	host string
+	arch string // of the image, default the host's
 	mu   sync.Mutex
 	blob map[string][]byte // by digest
 	last string            // the manifest's digest
 	cut  bool              // layers end too early
+	part map[string][]byte // what is being pushed, by session
 }
 
 func newRegistry(t *testing.T, what string) *registry {
@@ -44,7 +48,7 @@ func (r *registry) serve(what string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.blob = map[string][]byte{}
-	arch := map[string]string{"x86_64": "amd64", "aarch64": "arm64"}[hostArch()]
+	arch := cmp.Or(r.arch, map[string]string{"x86_64": "amd64", "aarch64": "arm64"}[hostArch()])
 	put := func(mediaType string, v any) map[string]any {
 		b, ok := v.([]byte)
 		if !ok {
@@ -76,6 +80,7 @@ func (r *registry) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	}
 	b, ok := r.blob[name]
 	switch {
+	case r.upload(w, req):
 	case req.URL.Path == "/v2/":
 	case !ok:
 		http.NotFound(w, req)
@@ -88,4 +93,39 @@ func (r *registry) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 			_, _ = w.Write(b)
 		}
 	}
+}
+
+// upload takes what is pushed; manifests can be pulled by any tag then.
+// Format: OCI distribution-spec v1.1, "Push".
+func (r *registry) upload(w http.ResponseWriter, req *http.Request) bool {
+	name := req.URL.Path[strings.LastIndexByte(req.URL.Path, '/')+1:]
+	body, err := io.ReadAll(req.Body)
+	sum := sha256.Sum256(body)
+	switch {
+	case err != nil:
+		w.WriteHeader(http.StatusBadRequest)
+		return true
+	case req.Method == http.MethodPost:
+		w.Header().Set("Location", fmt.Sprintf("%ssession-%d", req.URL.Path, len(r.part)))
+		if r.part == nil {
+			r.part = map[string][]byte{}
+		}
+		r.part[fmt.Sprintf("session-%d", len(r.part))] = nil
+	case req.Method == http.MethodPatch:
+		r.part[name] = body
+		w.Header().Set("Location", req.URL.Path)
+	case req.Method == http.MethodPut && strings.Contains(req.URL.Path, "/manifests/"):
+		r.last = "sha256:" + hex.EncodeToString(sum[:])
+		r.blob[r.last] = body
+		w.WriteHeader(http.StatusCreated)
+		return true
+	case req.Method == http.MethodPut && strings.HasPrefix(name, "session-"):
+		r.blob[req.URL.Query().Get("digest")] = r.part[name]
+		w.WriteHeader(http.StatusCreated)
+		return true
+	default:
+		return false
+	}
+	w.WriteHeader(http.StatusAccepted)
+	return true
 }

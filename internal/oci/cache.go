@@ -31,6 +31,16 @@ func blobPath(cache, digest string) string {
 	return filepath.Join(cache, algorithm, hex)
 }
 
+// Cached reports whether a blob is in the cache; whether it is right shows when
+// it is read.
+func Cached(cache, digest string) bool {
+	if !digestGrammar.MatchString(digest) {
+		return false
+	}
+	_, err := os.Lstat(blobPath(cache, digest))
+	return err == nil
+}
+
 // sweep removes partial blobs that a killed pull left. It is best effort: what
 // cannot be removed only takes space.
 func sweep(cache string) {

@@ -40,8 +40,7 @@ type client struct {
 func connect(ctx context.Context, ref reference, o Options) (*client, error) {
 	auth, err := authn.Resolve(ctx, authn.DefaultKeychain, ref.Context())
 	if err != nil {
-		return nil, banger.Errorf(banger.Invalid, "read the login for %s: %w", ref.registry(), err).
-			WithHint("check ~/.docker/config.json, or the file REGISTRY_AUTH_FILE names")
+		return nil, loginError(ref, err)
 	}
 	g := fetch.NewGuard(cmp.Or(o.Origin, ref.Context().RegistryStr()), fetch.Policy{AllowPrivate: o.AllowPrivate}, o.Stall)
 	c := &client{
@@ -68,6 +67,11 @@ func connect(ctx context.Context, ref reference, o Options) (*client, error) {
 	}
 	c.http = &http.Client{Transport: rt, CheckRedirect: g.CheckRedirect}
 	return c, nil
+}
+
+func loginError(ref reference, err error) error {
+	return banger.Errorf(banger.Invalid, "read the login for %s: %w", ref.registry(), err).
+		WithHint("check ~/.docker/config.json, or the file REGISTRY_AUTH_FILE names")
 }
 
 // request asks for a manifest or a blob. The answer's status is 200, or 206 if

@@ -32,14 +32,31 @@ var platforms = []platform{
 	{"loongarch64", "loong64", []string{""}},
 }
 
-// platformOf finds the platform of a uname -m, of this host if that is empty.
-func platformOf(uname string) (platform, error) {
+// platformOf finds a platform: what uname -m says, OS/ARCH[/VARIANT] as OCI has
+// it, or with an empty word this host.
+func platformOf(word string) (platform, error) {
+	os, rest, slashed := strings.Cut(word, "/")
+	arch, variant, _ := strings.Cut(rest, "/")
 	for _, p := range platforms {
-		if p.uname == uname || uname == "" && p.arch == runtime.GOARCH {
+		switch {
+		case word == "" && p.arch == runtime.GOARCH, p.uname == word:
+			return p, nil
+		case !slashed || os != "linux" || p.arch != arch:
+		case variant == "":
+			return p, nil
+		case slices.Contains(p.variants, variant):
+			p.variants = []string{variant}
 			return p, nil
 		}
 	}
-	return platform{}, banger.Errorf(banger.Unsupported, "pull for architecture %q: banger does not know it", uname)
+	return platform{}, banger.Errorf(banger.Unsupported, "platform %q: banger does not know it", word).
+		WithHint("write it as linux/amd64 or linux/arm64/v8")
+}
+
+// Arch is what uname -m says on a platform, as Options.Arch has it. Kind: Unsupported.
+func Arch(platform string) (string, error) {
+	p, err := platformOf(platform)
+	return p.uname, err
 }
 
 // descriptor points to content by digest. Source: OCI image-spec v1.1, descriptor.md.

@@ -28,7 +28,8 @@ type Options struct {
 	// Cache is the blob directory, with files Cache/sha256/HEX. It may be
 	// deleted at any time. Empty: nothing is cached.
 	Cache string
-	// Arch is what uname -m says in the guest, default that of this host.
+	// Arch is what uname -m says in the guest, or a platform as OCI writes it
+	// (linux/arm64/v8); default that of this host.
 	Arch string
 	// Stall is how long a registry may send nothing in the middle of an
 	// answer, default 30 s.

@@ -103,6 +103,12 @@ func DefaultName(ref string) (string, error) {
 	return n, nil
 }
 
+// FullRef is a reference with its registry, namespace and tag. The error is Invalid.
+func FullRef(ref string) (string, error) {
+	r, err := parse(ref)
+	return r.full, err
+}
+
 // shortDigest is the form of a digest for people. Its argument has passed digestGrammar.
 func shortDigest(digest string) string {
 	return digest[:len("sha256:")+12]

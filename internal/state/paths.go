@@ -26,6 +26,9 @@ const (
 	InitrdFile   = "initrd.img"
 	RootfsFile   = "rootfs.img"
 
+	OCIManifestFile = "oci-manifest.json" // of an image, as it came
+	OCIConfigFile   = "oci-config.json"
+
 	VMFile      = "vm.json"
 	DiskFile    = "disk.img"
 	HostKeyFile = "host_key"

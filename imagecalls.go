@@ -1,0 +1,85 @@
+package banger
+
+import "context"
+
+// ImagePullRequest asks for an image of the catalog or of a registry.
+type ImagePullRequest struct {
+	Ref    string `json:"ref"`              // NAME or CATALOG/NAME of the catalogs, or a registry reference
+	Name   string `json:"name,omitempty"`   // default: the catalog name, or repository-tag
+	Kernel string `json:"kernel,omitempty"` // the kernel that the image is to prefer
+	// Platform chooses one of those that the image is made for: OS/ARCH[/VARIANT]
+	// as OCI has them, or what uname -m says; default: this host's.
+	Platform string `json:"platform,omitempty"`
+	Force    bool   `json:"force,omitempty"` // replace one that is there
+}
+
+// ImageTagRequest asks for another name of an image.
+type ImageTagRequest struct {
+	Name  string `json:"name"`
+	New   string `json:"new"`
+	Force bool   `json:"force,omitempty"` // replace one that has the name
+}
+
+// ImageSaveRequest asks for an image as an OCI layout in a tar.
+type ImageSaveRequest struct {
+	Name string `json:"name"`
+	Path string `json:"path,omitempty"` // of the file to make, absolute; one that is there is replaced
+	// FD is written to in the place of Path: a descriptor of the calling process.
+	FD *int `json:"fd,omitempty"`
+	// Compression of a layer that has to be made: gzip, the default, zstd or none.
+	Compression string `json:"compression,omitempty"`
+}
+
+// ImagePushRequest asks to put an image into a registry.
+type ImagePushRequest struct {
+	Name        string `json:"name"`
+	Ref         string `json:"ref"` // with a tag
+	Compression string `json:"compression,omitempty"`
+}
+
+// ImageList lists the images of the store, also those with a bad record.
+func (c *Client) ImageList(ctx context.Context) ([]Image, error) {
+	return call[[]Image](ctx, c, "image.list", nil)
+}
+
+// ImageCatalog lists what ImagePull knows by name. All catalogs are asked; those
+// that cannot be read are among the problems. Kind: invalid (configuration).
+func (c *Client) ImageCatalog(ctx context.Context) (Offers[ImageOffer], error) {
+	return call[Offers[ImageOffer]](ctx, c, "image.catalog", nil)
+}
+
+// ImagePull makes an image from the catalog or a registry. Kinds: not_found, exists, invalid, unavailable, exhausted.
+func (c *Client) ImagePull(ctx context.Context, r ImagePullRequest, progress func(Progress)) (Image, error) {
+	return stream[Image](ctx, c, "image.pull", r, progress)
+}
+
+// ImageDelete removes an image. Kinds: not_found, conflict (in use).
+func (c *Client) ImageDelete(ctx context.Context, r NameRequest) error {
+	return c.Call(ctx, "image.delete", r, nil)
+}
+
+// ImageShow describes one image. Kinds: not_found, conflict (bad record).
+func (c *Client) ImageShow(ctx context.Context, name string) (ImageDetails, error) {
+	return call[ImageDetails](ctx, c, "image.show", NameRequest{Name: name})
+}
+
+// ImageTag gives an image one more name. Kinds: not_found, exists, conflict.
+func (c *Client) ImageTag(ctx context.Context, r ImageTagRequest) (Image, error) {
+	return call[Image](ctx, c, "image.tag", r)
+}
+
+// ImageHistory tells how an image was made, the first step first. Kinds: not_found, conflict.
+func (c *Client) ImageHistory(ctx context.Context, name string) ([]ImageStep, error) {
+	return call[[]ImageStep](ctx, c, "image.history", NameRequest{Name: name})
+}
+
+// ImageSave writes an image as an OCI layout in a tar. Kinds: not_found,
+// unsupported, conflict (a registered file was changed), exhausted.
+func (c *Client) ImageSave(ctx context.Context, r ImageSaveRequest, progress func(Progress)) (ImagePushed, error) {
+	return stream[ImagePushed](ctx, c, "image.save", r, progress)
+}
+
+// ImagePush puts an image into a registry. Kinds: not_found, invalid, unavailable.
+func (c *Client) ImagePush(ctx context.Context, r ImagePushRequest, progress func(Progress)) (ImagePushed, error) {
+	return stream[ImagePushed](ctx, c, "image.push", r, progress)
+}
