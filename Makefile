@@ -21,7 +21,7 @@ RUN ?=
 SOURCE ?= apt
 
 .DEFAULT_GOAL := help
-.PHONY: help build guest kernel demo test unit e2e bench lint install clean
+.PHONY: help build guest kernel demo test unit e2e exact bench lint install clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -54,10 +54,15 @@ unit: guest ## run the tests that need no VM
 e2e: build ## run the tests with real VMs
 	@$(GO) run ./scripts/runtests -run '$(RUN)' e2e
 
-bench: ## measure speed and memory against raw QEMU
-	@scripts/setup test
+exact: ## compare every file of a large image with what umoci makes of it, as root; takes minutes
+	@scripts/setup bench
 	@$(MAKE) --no-print-directory build
-	@$(GO) test -tags e2e -run '^$$' -bench . -benchtime 1x -timeout 60m ./internal/e2e
+	@$(GO) test -tags e2e,large -run TestExactLarge -v -timeout 60m ./internal/e2e
+
+bench: ## measure speed and memory against raw QEMU and other tools
+	@scripts/setup bench
+	@$(MAKE) --no-print-directory build
+	@$(GO) test -tags e2e,large -run '^$$' -bench . -benchtime 1x -timeout 60m ./internal/e2e
 
 lint: guest ## check formatting, vet and staticcheck, with and without the e2e tests
 	@scripts/lint
