@@ -268,7 +268,7 @@ func takeOCI(stage string, im *banger.Image, from *oci.Image) ([]rootfs.Layer, e
 	}
 	var layers []rootfs.Layer
 	for _, l := range from.Layers {
-		layers = append(layers, rootfs.Layer{Name: l.Name, Open: l.Open})
+		layers = append(layers, rootfs.Layer{Name: l.Name, Size: l.Size, Open: l.Open})
 		im.Layers = append(im.Layers, banger.ImageLayer{Digest: l.Digest, DiffID: l.DiffID, Size: l.Size})
 	}
 	return layers, nil

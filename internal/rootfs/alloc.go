@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"math/bits"
-	"sync"
 	"syscall"
 
 	"banger"
@@ -14,7 +13,6 @@ import (
 // allocator hands out runs of blocks, upwards from the block descriptors and
 // around their copies.
 type allocator struct {
-	mu   sync.Mutex
 	next int64
 	max  int64
 	head int64 // blocks that are kept free for the copies, where a group has them
@@ -28,8 +26,6 @@ func (a *allocator) take(n int64) (int64, error) {
 
 // takeSome gives at least min and at most want blocks in one run.
 func (a *allocator) takeSome(min, want int64) (start, n int64, err error) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
 	start = a.next
 	for a.end(start)-start < min {
 		if start = a.end(start) + a.head; start >= a.max {
@@ -57,28 +53,6 @@ func (a *allocator) end(b int64) int64 {
 		}
 	}
 	return a.max
-}
-
-// extend lengthens the run that ends at end if nothing was taken after it,
-// so that a single writer gets contiguous files.
-func (a *allocator) extend(end, n int64) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.next != end || n > a.end(end)-end {
-		return false
-	}
-	a.next += n
-	return true
-}
-
-// release gives back a run, if nothing was taken after it. Any other run
-// stays a hole of the image: it costs addresses, not space.
-func (a *allocator) release(start, end int64) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.next == end {
-		a.next = start
-	}
 }
 
 // bitmap marks blocks in use.

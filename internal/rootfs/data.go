@@ -9,24 +9,18 @@ import (
 // becomes a hole, so every aligned run of 64 KiB does.
 const unit = 64 << 10
 
-// Runs of blocks that a dataWriter reserves at once: enough that two layers
-// written at the same time do not interleave, not more than one extent holds.
-const (
-	minReserve = 4 << 20 / blockSize
-	maxReserve = extentMaxLen
-)
-
 var zeroUnit [unit]byte
 
 // dataWriter writes file contents into the image, once, at their final place.
-// Each worker has its own; they share the allocator.
+// Each lane has its own.
 type dataWriter struct {
-	w      io.WriterAt
-	blocks *allocator
-	next   int64 // the block that buf[used] will be written to
-	end    int64 // of the reserved run
-	buf    []byte
-	used   int
+	w     io.WriterAt
+	lanes *lanes
+	lane  int
+	next  int64 // the block that buf[used] will be written to
+	end   int64 // of the run that the lane has
+	buf   []byte
+	used  int
 }
 
 // add copies size bytes from r into the image and tells where they are. An
@@ -36,7 +30,7 @@ func (d *dataWriter) add(size int64, r io.Reader) ([]extent, error) {
 	for pos := int64(0); pos < size; pos += unit {
 		n := min(size-pos, unit)
 		blocks := (n + blockSize - 1) / blockSize
-		room, err := d.room(blocks, (size-pos+blockSize-1)/blockSize)
+		room, err := d.room(blocks)
 		if err != nil {
 			return nil, err
 		}
@@ -57,24 +51,21 @@ func (d *dataWriter) add(size int64, r io.Reader) ([]extent, error) {
 	return list, nil
 }
 
-// room gives a buffer for n blocks that will follow each other in the image;
-// more is how many the file may still need in all.
-func (d *dataWriter) room(n, more int64) ([]byte, error) {
-	if d.end-d.next < n {
-		want := min(max(more, minReserve), maxReserve)
-		if !d.blocks.extend(d.end, want) {
+// room gives a buffer for n blocks, at most laneUnit, that will follow each
+// other in the image.
+func (d *dataWriter) room(n int64) ([]byte, error) {
+	for d.end-d.next < n {
+		r, err := d.lanes.next(d.lane)
+		if err != nil {
+			return nil, err
+		}
+		if r.start != d.end {
 			if err := d.flush(); err != nil {
 				return nil, err
 			}
-			// Near the limit, or before a copy of the superblock, it may be less.
-			start, got, err := d.blocks.takeSome(n, want)
-			if err != nil {
-				return nil, err
-			}
-			d.next, d.end = start, start+got
-		} else {
-			d.end += want
+			d.next = r.start
 		}
+		d.end = r.start + r.count
 	}
 	if d.buf == nil {
 		d.buf = make([]byte, writeSize)
@@ -97,11 +88,10 @@ func (d *dataWriter) flush() error {
 	return diskError(err)
 }
 
-// close writes the buffer and gives back what was reserved and not used.
+// close writes the buffer.
 func (d *dataWriter) close() error {
 	err := d.flush()
-	d.blocks.release(d.next, d.end)
-	d.end = d.next
+	d.lanes.close(d.next)
 	d.buf = nil
 	return err
 }

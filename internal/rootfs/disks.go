@@ -25,7 +25,8 @@ func BootDisk(path string, guest io.Reader, size int64) error {
 			return invalid("the guest program has %d bytes", size)
 		}
 		w := newWriter(f, Limits{Bytes: size, Entries: 64}.withDefaults())
-		data := w.newData()
+		lane := newLanes(&w.blocks, size)
+		data := w.newData(lane, 0)
 		extents, err := data.add(size, guest)
 		if err != nil {
 			return invalid("read guest program: %w", err)
@@ -36,6 +37,7 @@ func BootDisk(path string, guest io.Reader, size int64) error {
 		if err := data.close(); err != nil {
 			return err
 		}
+		lane.finish()
 		root := &node{ino: newDir()}
 		root.set(GuestPath[1:], &node{ino: &inode{mode: typeRegular | 0o755, size: size, extents: extents}})
 		for _, name := range mountPoints {

@@ -58,7 +58,9 @@ func newWriter(f *os.File, l Limits) *writer {
 	return w
 }
 
-func (w *writer) newData() *dataWriter { return &dataWriter{w: w.file, blocks: &w.blocks} }
+func (w *writer) newData(l *lanes, lane int) *dataWriter {
+	return &dataWriter{w: w.file, lanes: l, lane: lane}
+}
 
 // count is the number of inodes that hold files.
 func (w *writer) count() int { return len(w.inodes) - (firstInode - 1) + 1 }

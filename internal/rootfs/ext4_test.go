@@ -384,7 +384,7 @@ func TestCopies(t *testing.T) {
 			w := newWriter(f, Limits{}.withDefaults())
 			w.grows = true
 			w.blocks.next = group*blocksPerGroup - 3*unit/blockSize - 1
-			d := w.newData()
+			d := w.newData(newLanes(&w.blocks, 0), 0)
 			extents, err := d.add(int64(len(data)), bytes.NewReader(data))
 			if err != nil {
 				return err

@@ -212,7 +212,7 @@ func (fullDisk) WriteAt([]byte, int64) (int, error) {
 
 func TestDiskFull(t *testing.T) {
 	t.Parallel()
-	d := &dataWriter{w: fullDisk{}, blocks: &allocator{next: 1, max: 1 << 20}}
+	d := &dataWriter{w: fullDisk{}, lanes: newLanes(&allocator{next: 1, max: 1 << 20}, 0)}
 	if _, err := d.add(3<<20, neverEnding('x')); !banger.IsKind(err, banger.Exhausted) {
 		t.Errorf("contents: %v", err)
 	}

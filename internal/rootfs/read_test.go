@@ -258,7 +258,7 @@ func smallImage(t testing.TB) []byte {
 	path := filepath.Join(t.TempDir(), "image")
 	err := create(path, 0o644, func(f *os.File) error {
 		w := newWriter(f, Limits{Bytes: 1 << 20, Entries: 64}.withDefaults())
-		d := w.newData()
+		d := w.newData(newLanes(&w.blocks, 0), 0)
 		root := &node{ino: newDir()}
 		for i := range 5 {
 			data := bytes.Repeat([]byte{byte(i + 1)}, 5000*i)

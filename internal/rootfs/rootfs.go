@@ -7,14 +7,12 @@
 package rootfs
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
-	"slices"
 	"sync"
 	"syscall"
 
@@ -24,7 +22,7 @@ import (
 // Layer is one layer of an image, the lowest first.
 type Layer struct {
 	Name string // for Progress, for instance the digest
-	Size int64  // bytes of the stream where known, else 0; larger layers are started first
+	Size int64  // bytes of the layer as transferred where known, else 0; larger layers are started first
 	// Literal is set for the tar of a whole tree, not of the changes to another
 	// one: names with the prefix .wh. are then names like any other.
 	Literal bool
@@ -36,7 +34,7 @@ type Layer struct {
 
 // Options of Build. The zero value is valid.
 type Options struct {
-	Workers  int                   // layers read at the same time, default 2
+	Workers  int                   // layers read at the same time, default and at most 4
 	Limits   Limits                // zero fields mean the defaults
 	Progress func(banger.Progress) // may be nil; calls never overlap
 }
@@ -52,8 +50,8 @@ type Stats struct {
 // must not exist. It takes as much space as its contents. A copy of it can be
 // mounted read-write: there is an empty journal, and once the copy is longer
 // Linux grows it while it is mounted (resize2fs does so too). The image is on
-// the disk when Build returns; after an error or a cancel there is no file. With
-// one worker the same layers and limits give the same bytes.
+// the disk when Build returns; after an error or a cancel there is no file. The
+// same layers, sizes and limits give the same bytes, with any number of workers.
 //
 // Errors are *banger.Error: Invalid for contents that are refused, Exhausted
 // when the disk is full, Exists, Canceled, and those of the layers' readers.
@@ -98,7 +96,7 @@ func merge(ctx context.Context, f *os.File, layers []Layer, o Options) (*writer,
 		return nil, invalid("the image has %d layers, more than %d", len(layers), limits.Layers)
 	}
 	if o.Workers < 1 {
-		o.Workers = 2
+		o.Workers = maxLanes
 	}
 	w := newWriter(f, limits)
 	w.grows = true
@@ -165,37 +163,37 @@ func (b *builder) tell(p banger.Progress) {
 func (b *builder) readAll() ([][]entry, error) {
 	ctx, cancel := context.WithCancelCause(b.ctx)
 	defer cancel(nil)
-	order := make([]int, len(b.layers))
-	for i := range order {
-		order[i] = i
-	}
-	slices.SortStableFunc(order, func(i, j int) int { return cmp.Compare(b.layers[j].Size, b.layers[i].Size) })
-	queue := make(chan int, len(order))
-	for _, i := range order {
-		queue <- i
+	ofLane, sizes := assign(b.layers)
+	lanes := newLanes(&b.writer.blocks, sizes...)
+	queue := make(chan int, len(ofLane))
+	for lane := range ofLane {
+		queue <- lane
 	}
 	close(queue)
 
 	entries := make([][]entry, len(b.layers))
 	var wg sync.WaitGroup
-	for range min(b.options.Workers, len(b.layers)) {
+	for range min(b.options.Workers, len(ofLane)) {
 		wg.Go(func() {
-			data := b.writer.newData()
-			for i := range queue {
-				var err error
-				if ctx.Err() == nil {
-					entries[i], err = b.read(ctx, i, data)
+			for lane := range queue {
+				data := b.writer.newData(lanes, lane)
+				for _, i := range ofLane[lane] {
+					var err error
+					if ctx.Err() == nil {
+						entries[i], err = b.read(ctx, i, data)
+					}
+					if err != nil {
+						cancel(err) // only the first call counts
+					}
 				}
-				if err != nil {
-					cancel(err) // only the first call counts
+				if err := data.close(); err != nil {
+					cancel(err)
 				}
-			}
-			if err := data.close(); err != nil {
-				cancel(err)
 			}
 		})
 	}
 	wg.Wait()
+	lanes.finish()
 	return entries, context.Cause(ctx)
 }
 
