@@ -13,9 +13,14 @@ type Image struct {
 	Arch      string      `json:"arch"`                   // as uname -m
 	CreatedAt time.Time   `json:"created_at"`             // when banger made it
 	Size      int64       `json:"size"`                   // bytes that its root file system takes on disk
+	FS        string      `json:"fs,omitempty"`           // of its root: ext4 or erofs; empty is ext4
+	SHA256    string      `json:"sha256,omitempty"`       // of its root file system, hex; of one that was built since it was first verified
 	Config    ImageConfig `json:"config"`
 	// Layers are those of the OCI image that it was made from, the lowest first.
 	Layers []ImageLayer `json:"layers,omitempty"`
+	// InPlace is set for an image that was registered: its root file system is
+	// this file, and not one of the store.
+	InPlace *ImageFile `json:"in_place,omitempty"`
 	// Problem says why the record cannot be used; such an image is listed, never hidden.
 	Problem string `json:"problem,omitempty"`
 }
@@ -25,6 +30,15 @@ type ImageLayer struct {
 	Digest string `json:"digest,omitempty"` // of the blob, sha256:...; a docker-archive has none
 	DiffID string `json:"diff_id"`          // of the tar, sha256:...
 	Size   int64  `json:"size"`             // bytes of the blob
+}
+
+// ImageFile is a file outside the store, and what it was when it was registered.
+// Its device is not part of that: numbers of devices change from boot to boot.
+type ImageFile struct {
+	Path  string    `json:"path"`
+	Size  int64     `json:"size"` // bytes of it
+	MTime time.Time `json:"mtime"`
+	Inode uint64    `json:"inode"`
 }
 
 // ImageDetails is an image with what is not in its record.
@@ -43,6 +57,15 @@ type ImageStep struct {
 	Comment string    `json:"comment,omitempty"`
 	Layer   string    `json:"layer,omitempty"` // the diff ID of the layer that it made; empty: it made none
 	Size    int64     `json:"size"`            // bytes of that layer as transferred
+}
+
+// ImageReport is what ImageVerify found.
+type ImageReport struct {
+	Image  Image  `json:"image"`
+	Rootfs string `json:"rootfs"`           // path of the file that was read
+	SHA256 string `json:"sha256"`           // of it, hex
+	First  bool   `json:"first"`            // there was nothing to compare it with; it is noted now
+	Inodes int    `json:"inodes,omitempty"` // files whose metadata were found sound; 0: its file system is not read
 }
 
 // ImagePushed says what a push made.

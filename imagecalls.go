@@ -13,6 +13,29 @@ type ImagePullRequest struct {
 	Force    bool   `json:"force,omitempty"` // replace one that is there
 }
 
+// ImageImportRequest asks for an image of files on this host.
+type ImageImportRequest struct {
+	// Path is an OCI layout, a docker-archive, a root file system as a directory
+	// or a tar, or a disk: which of them is told by its content. It is absolute.
+	Path string `json:"path,omitempty"`
+	// FD is read in the place of Path: a descriptor of the calling process, for
+	// instance 0.
+	FD       *int   `json:"fd,omitempty"`
+	Name     string `json:"name,omitempty"`     // default: that of the image in an archive, or the file's
+	Ref      string `json:"ref,omitempty"`      // which image of an archive that has several
+	Platform string `json:"platform,omitempty"` // as of ImagePullRequest
+	Kernel   string `json:"kernel,omitempty"`   // the kernel that the image is to prefer
+	Force    bool   `json:"force,omitempty"`    // replace one that is there
+}
+
+// ImageRegisterRequest asks for an image of a disk that stays where it is.
+type ImageRegisterRequest struct {
+	Name   string `json:"name"`
+	Rootfs string `json:"rootfs"` // path of an ext4 or erofs file system, absolute
+	Kernel string `json:"kernel,omitempty"`
+	Force  bool   `json:"force,omitempty"`
+}
+
 // ImageTagRequest asks for another name of an image.
 type ImageTagRequest struct {
 	Name  string `json:"name"`
@@ -63,6 +86,19 @@ func (c *Client) ImageShow(ctx context.Context, name string) (ImageDetails, erro
 	return call[ImageDetails](ctx, c, "image.show", NameRequest{Name: name})
 }
 
+// ImageImport makes an image of files on this host. Kinds: not_found (the file,
+// or a ref that the archive lacks), exists, invalid, unsupported, conflict,
+// unavailable (it cannot be read), exhausted.
+func (c *Client) ImageImport(ctx context.Context, r ImageImportRequest, progress func(Progress)) (Image, error) {
+	return stream[Image](ctx, c, "image.import", r, progress)
+}
+
+// ImageRegister makes an image of a disk that stays where it is and is never
+// written. Kinds: not_found, exists, invalid, unsupported, conflict (it is not clean, or in use).
+func (c *Client) ImageRegister(ctx context.Context, r ImageRegisterRequest) (Image, error) {
+	return call[Image](ctx, c, "image.register", r)
+}
+
 // ImageTag gives an image one more name. Kinds: not_found, exists, conflict.
 func (c *Client) ImageTag(ctx context.Context, r ImageTagRequest) (Image, error) {
 	return call[Image](ctx, c, "image.tag", r)
@@ -71,6 +107,12 @@ func (c *Client) ImageTag(ctx context.Context, r ImageTagRequest) (Image, error)
 // ImageHistory tells how an image was made, the first step first. Kinds: not_found, conflict.
 func (c *Client) ImageHistory(ctx context.Context, name string) ([]ImageStep, error) {
 	return call[[]ImageStep](ctx, c, "image.history", NameRequest{Name: name})
+}
+
+// ImageVerify reads an image's root file system and compares it with what it
+// was. Kinds: not_found, conflict (it was changed), invalid (it is damaged).
+func (c *Client) ImageVerify(ctx context.Context, name string, progress func(Progress)) (ImageReport, error) {
+	return stream[ImageReport](ctx, c, "image.verify", NameRequest{Name: name}, progress)
 }
 
 // ImageSave writes an image as an OCI layout in a tar. Kinds: not_found,

@@ -11,8 +11,8 @@ import (
 )
 
 func (c *CLI) imageCommand() *cobra.Command {
-	return noun("image", "Manage images", c.imagePullCommand(), c.imageLsCommand(), c.imageShowCommand(), c.imageHistoryCommand(),
-		c.imageTagCommand(), c.imageSaveCommand(), c.imagePushCommand(), c.imageRmCommand())
+	return noun("image", "Manage images", c.imagePullCommand(), c.imageImportCommand(), c.imageRegisterCommand(),
+		c.imageLsCommand(), c.imageShowCommand(), c.imageHistoryCommand(), c.imageVerifyCommand(), c.imageTagCommand(), c.imageSaveCommand(), c.imagePushCommand(), c.imageRmCommand())
 }
 
 func (c *CLI) imagePullCommand() *cobra.Command {
@@ -39,10 +39,9 @@ repository-tag, unless --name says otherwise. Logins are those of docker and pod
 		},
 	}
 	cmd.Flags().StringVar(&r.Name, "name", "", "name of the image")
-	cmd.Flags().StringVar(&r.Platform, "platform", "", "of those that the image is made for, as in linux/arm64 (default: this host's)")
-	cmd.Flags().StringVar(&r.Kernel, "kernel-ref", "", "kernel that the image is to prefer")
+	platformFlag(cmd, &r.Platform)
+	c.kernelRefFlag(cmd, &r.Kernel)
 	cmd.Flags().BoolVarP(&r.Force, "force", "f", false, "replace one that is there")
-	_ = cmd.RegisterFlagCompletionFunc("kernel-ref", c.completeKernels)
 	return cmd
 }
 

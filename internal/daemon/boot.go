@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -82,13 +83,17 @@ func (d *Daemon) prepare(ctx context.Context, rec banger.VM) (spec shim.Spec, er
 	if err != nil {
 		return spec, err
 	}
+	imageDisk, err := d.rootfsOf(image)
+	if err != nil {
+		return spec, err
+	}
 
 	// 2. What all VMs with this kernel and this banger share: boot disk and initrd.
 	bootDisk, err := d.bootDisk(ctx)
 	if err != nil {
 		return spec, err
 	}
-	initrd, err := d.bootInitrd(ctx, plan, kernel)
+	initrd, err := d.bootInitrd(ctx, plan, kernel, image)
 	if err != nil {
 		return spec, err
 	}
@@ -100,7 +105,7 @@ func (d *Daemon) prepare(ctx context.Context, rec banger.VM) (spec shim.Spec, er
 			Kernel: d.kernels.Path(rec.Spec.Kernel, state.VmlinuxFile), Initrd: initrd, Cmdline: rootWords(plan, rec.Root),
 			Disks: []vmm.Disk{
 				{Path: bootDisk, ReadOnly: true},
-				{Path: d.images.Path(rec.Spec.Image, state.RootfsFile), ReadOnly: true},
+				{Path: imageDisk, ReadOnly: true},
 				{Path: filepath.Join(d.Layout.VM(rec.ID), state.DiskFile)},
 			},
 		},
@@ -138,8 +143,9 @@ func (d *Daemon) bootDisk(ctx context.Context) (string, error) {
 	})
 }
 
-// initrd makes the initrd of a kernel whose drivers are modules, once per kernel and guest binary.
-func (d *Daemon) initrd(ctx context.Context, name string) (string, error) {
+// initrd makes the initrd of a kernel whose drivers are modules, once per kernel
+// and guest binary, and per set of modules that few boots want.
+func (d *Daemon) initrd(ctx context.Context, name string, more ...string) (string, error) {
 	guest, sum, err := d.guest()
 	if err != nil {
 		return "", err
@@ -148,9 +154,9 @@ func (d *Daemon) initrd(ctx context.Context, name string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return d.cached(ctx, filepath.Join(d.Layout.Initrds(), id+"-"+sum[:16]+".cpio"), func(path string) error {
+	return d.cached(ctx, filepath.Join(d.Layout.Initrds(), strings.Join(append([]string{id, sum[:16]}, more...), "-")+".cpio"), func(path string) error {
 		dir := d.kernels.Path(name, state.ModulesDir)
-		names, err := kernelcat.InitrdModules(name, dir)
+		names, err := kernelcat.InitrdModules(name, dir, more...)
 		if err != nil {
 			return err
 		}

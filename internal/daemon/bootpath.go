@@ -60,8 +60,14 @@ func (d *Daemon) planVM(rec banger.VM, kernel banger.Kernel) (kernelcat.BootPlan
 }
 
 // bootInitrd is the path of the initrd that the plan wants, or nothing.
-func (d *Daemon) bootInitrd(ctx context.Context, plan kernelcat.BootPlan, kernel banger.Kernel) (string, error) {
+func (d *Daemon) bootInitrd(ctx context.Context, plan kernelcat.BootPlan, kernel banger.Kernel, image banger.Image) (string, error) {
+	erofs := image.FS == rootfs.FSErofs
 	switch {
+	case erofs && plan.Path == kernelcat.BootInitrd:
+		return d.initrd(ctx, kernel.Name, rootfs.FSErofs)
+	case erofs && plan.Path == kernelcat.BootDirect && kernel.Features[rootfs.FSErofs] != "builtin":
+		return "", banger.Errorf(banger.Unsupported, "image %q is an erofs file system, for which kernel %q has no driver built in", image.Name, kernel.Name).
+			WithHint("choose another kernel: banger kernel ls --available")
 	case plan.Foreign:
 		return d.kernels.Path(kernel.Name, state.InitrdFile), nil
 	case plan.Path == kernelcat.BootInitrd:
@@ -101,7 +107,15 @@ func (d *Daemon) makeDisk(ctx context.Context, path string, spec banger.VMSpec, 
 	if root != banger.FlatRoot {
 		return rootfs.Empty(path, spec.Disk)
 	}
-	err := rootfs.Private(ctx, path, d.images.Path(spec.Image, state.RootfsFile), spec.Disk)
+	image, err := d.images.Get(spec.Image)
+	if err != nil {
+		return err
+	}
+	disk, err := d.rootfsOf(image)
+	if err != nil {
+		return err
+	}
+	err = rootfs.Private(ctx, path, disk, spec.Disk)
 	if e := banger.AsError(err); err != nil && e.Hint == "" {
 		switch e.Kind {
 		case banger.Unsupported:

@@ -33,6 +33,19 @@ func toCaller(ctx context.Context, fd int, write func(io.Writer) error) error {
 	return err
 }
 
+// fromCaller reads a pipe of the process that made the call. Reads end when ctx does.
+func fromCaller(ctx context.Context, fd int) (f *os.File, done func(), err error) {
+	f, err = openCaller(ctx, fd, os.O_RDONLY)
+	if err != nil {
+		return nil, nil, err
+	}
+	stop := context.AfterFunc(ctx, func() { _ = f.SetDeadline(time.Unix(1, 0)) })
+	return f, func() {
+		stop()
+		_ = f.Close()
+	}, nil
+}
+
 // openCaller opens a descriptor of the process that made the call once more. It
 // has to be a pipe: of anything else a second opening is not the same as the
 // first, and Linux has none for sockets.

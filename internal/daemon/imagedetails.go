@@ -19,6 +19,9 @@ func (d *Daemon) imageShow(_ context.Context, r banger.NameRequest) (banger.Imag
 		return banger.ImageDetails{}, err
 	}
 	details := banger.ImageDetails{Image: im, Rootfs: d.images.Path(r.Name, state.RootfsFile), UsedBy: []string{}}
+	if im.InPlace != nil {
+		details.Rootfs = im.InPlace.Path
+	}
 	d.refs.Lock()
 	details.UsedBy = append(details.UsedBy, d.imageUsers(r.Name)...)
 	d.refs.Unlock()

@@ -98,7 +98,11 @@ func (d *Daemon) openImage(ctx context.Context, name string) (im banger.Image, m
 	if config, err = d.ociDocument(name, state.OCIConfigFile); err != nil {
 		return im, nil, nil, nil, err
 	}
-	f, err = os.Open(d.images.Path(name, state.RootfsFile))
+	path, err := d.rootfsOf(im)
+	if err != nil {
+		return im, nil, nil, nil, err
+	}
+	f, err = os.Open(path)
 	return im, manifest, config, f, err
 }
 

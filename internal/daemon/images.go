@@ -57,8 +57,8 @@ func (d *Daemon) imagePull(ctx context.Context, r banger.ImagePullRequest, p pro
 		return im, err
 	}
 	name := o.name
-	if r.Kernel != "" && !d.kernels.Has(r.Kernel) {
-		return im, d.kernels.Missing(r.Kernel).WithHint("banger kernel pull %s", r.Kernel)
+	if err := d.checkKernel(r.Kernel); err != nil {
+		return im, err
 	}
 	unlock, err := d.keys.Lock(ctx, "image/"+name)
 	if err != nil {
@@ -76,6 +76,14 @@ func (d *Daemon) imagePull(ctx context.Context, r banger.ImagePullRequest, p pro
 		im.Name, im.Kernel, im.Catalog = name, r.Kernel, o.catalog.Recorded()
 		return im, nil
 	})
+}
+
+// checkKernel refuses a kernel that an image is to prefer and that is not there.
+func (d *Daemon) checkKernel(name string) error {
+	if name == "" || d.kernels.Has(name) {
+		return nil
+	}
+	return d.kernels.Missing(name).WithHint("banger kernel pull %s", name)
 }
 
 // addImage puts an image together in a folder of its own, and gives that its

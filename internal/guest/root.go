@@ -16,7 +16,7 @@ import (
 // The disks of a machine, in the order in which the VMM is given them.
 const (
 	bootDisk  = "/dev/vda" // read-only ext4 that holds this program
-	imageDisk = "/dev/vdb" // read-only ext4: the image, shared by all its machines
+	imageDisk = "/dev/vdb" // read-only ext4 or erofs: the image, shared by all its machines
 	ownDisk   = "/dev/vdc" // writable ext4: what this machine has changed, or a flat root
 )
 
@@ -74,9 +74,12 @@ func mountRoot(flat bool) (own *os.File, err error) {
 
 // mountOverlay mounts the image under the machine's own changes.
 func mountOverlay() (own *os.File, err error) {
+	fstype, data, err := imageType(imageDisk)
+	if err != nil {
+		return nil, err
+	}
 	err = mountAll([]mountPoint{
-		// noload: the journal of a read-only disk cannot be replayed, nor need it be.
-		{dir: imageDir, source: imageDisk, fstype: "ext4", flags: unix.MS_RDONLY, data: "noload"},
+		{dir: imageDir, source: imageDisk, fstype: fstype, flags: unix.MS_RDONLY, data: data},
 		{dir: ownDir, source: ownDisk, fstype: "ext4", flags: unix.MS_NOATIME},
 	})
 	if err != nil {
@@ -95,6 +98,25 @@ func mountOverlay() (own *os.File, err error) {
 		return nil, err
 	}
 	return os.OpenFile(ownDir, unix.O_PATH|unix.O_DIRECTORY, 0)
+}
+
+// imageType tells the file system of an image by its superblock, and how it is
+// mounted. Source: Documentation/filesystems/erofs.rst.
+func imageType(disk string) (fstype, data string, err error) {
+	f, err := os.Open(disk)
+	if err != nil {
+		return "", "", err
+	}
+	defer f.Close()
+	var magic [4]byte
+	if _, err := f.ReadAt(magic[:], 1024); err != nil {
+		return "", "", fmt.Errorf("read the image: %w", err)
+	}
+	if magic == [4]byte{0xe2, 0xe1, 0xf5, 0xe0} {
+		return "erofs", "", nil
+	}
+	// noload: the journal of a read-only disk cannot be replayed, nor need it be.
+	return "ext4", "noload", nil
 }
 
 // mountBootDisk shows this program at a path that lasts.

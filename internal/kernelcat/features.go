@@ -26,9 +26,10 @@ var bootModules = []struct {
 
 // InitrdModules returns the files that banger's initrd loads, below
 // modulesDir, in the order to load them in. Those built into the kernel are
-// left out, so the list may be empty. A kernel that lacks a module banger
-// cannot boot without is an Unsupported error; kernel is its name, for that error.
-func InitrdModules(kernel, modulesDir string) ([]string, error) {
+// left out, so the list may be empty. more are wanted besides. A kernel that
+// lacks a module banger cannot boot without, or one of more, is an Unsupported
+// error; kernel is its name, for that error.
+func InitrdModules(kernel, modulesDir string, more ...string) ([]string, error) {
 	t, err := openModules(modulesDir)
 	if err != nil {
 		return nil, err
@@ -41,6 +42,12 @@ func InitrdModules(kernel, modulesDir string) ([]string, error) {
 		} else if m.required {
 			return nil, banger.Errorf(banger.Unsupported, "kernel %s has no %s", kernel, m.name)
 		}
+	}
+	for _, name := range more {
+		if t.has(name) == "" {
+			return nil, banger.Errorf(banger.Unsupported, "kernel %s has no %s", kernel, name).WithHint("banger kernel ls --available")
+		}
+		names = append(names, name)
 	}
 	files, err := t.order(names)
 	if err != nil {

@@ -52,7 +52,8 @@ func (a *Archive) layoutImage(_ context.Context, ref string, want platform, m *m
 	if err != nil {
 		return nil, err
 	}
-	im.Ref = cmp.Or(entry.Annotations[nameAnnotation], entry.Annotations[refAnnotation])
+	im.tag = entry.Annotations[refAnnotation]
+	im.Ref = cmp.Or(entry.Annotations[nameAnnotation], im.tag)
 	return im, nil
 }
 

@@ -62,7 +62,23 @@ type Image struct {
 	// over these bytes. A docker-archive has no manifest.
 	RawManifest, RawConfig []byte
 
+	tag     string // of a layout's index, what it is called there
 	release func()
+}
+
+// DefaultName is a name for the image, from what an archive calls it; empty if
+// it has no name there, or none that fits.
+func (im *Image) DefaultName() string {
+	// Skopeo's layouts have a bare word there, and so have those that Save makes.
+	full, err := FullRef(im.tag)
+	if objectName.MatchString(im.tag) && (im.Ref == im.tag || err == nil && full == im.Ref) {
+		return im.tag
+	}
+	name, err := DefaultName(im.Ref)
+	if err != nil {
+		return ""
+	}
+	return name
 }
 
 // Close lets go of what is held for the image. Layers of a registry's image can
