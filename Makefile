@@ -10,7 +10,7 @@ BUILD   := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false
 PREFIX  ?= $(if $(filter 0,$(shell id -u)),/usr/local,$(HOME)/.local)
 DESTDIR ?=
 
-# Where tests keep what is expensive to make: a pulled kernel and image, an OCI layout.
+# Where tests keep what is expensive to make: kernels pulled and built, an image, OCI layouts.
 export BANGER_TEST_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/banger-test
 # The kernel that the suite of the VMM drivers boots; the end-to-end tests, which run first, put it there.
 export BANGER_TEST_KERNEL ?= $(BANGER_TEST_CACHE)/kernel
@@ -45,13 +45,13 @@ demo: ## from nothing to a command inside a microVM, on a bare Debian as root
 
 test: ## run all tests, those with real VMs too; ends with one line of counts
 	@scripts/setup test
-	@$(MAKE) --no-print-directory build
+	@$(MAKE) --no-print-directory build kernel
 	@$(GO) run ./scripts/runtests -run '$(RUN)' unit e2e
 
 unit: guest ## run the tests that need no VM
 	@$(GO) run ./scripts/runtests -run '$(RUN)' unit
 
-e2e: build ## run the tests with real VMs
+e2e: build kernel ## run the tests with real VMs
 	@$(GO) run ./scripts/runtests -run '$(RUN)' e2e
 
 exact: ## compare every file of a large image with what umoci makes of it, as root; takes minutes
@@ -61,7 +61,7 @@ exact: ## compare every file of a large image with what umoci makes of it, as ro
 
 bench: ## measure speed and memory against raw QEMU and other tools
 	@scripts/setup bench
-	@$(MAKE) --no-print-directory build
+	@$(MAKE) --no-print-directory build kernel
 	@$(GO) test -tags e2e,large -run '^$$' -bench . -benchtime 1x -timeout 60m ./internal/e2e
 
 lint: guest ## check formatting, vet and staticcheck, with and without the e2e tests

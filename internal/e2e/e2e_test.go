@@ -184,11 +184,13 @@ func TestScripts(t *testing.T) {
 		Dir:   "testdata/scripts",
 		Setup: setup,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"seed":        seed,
-			"serve":       serve,
-			"internet":    internet,
-			"kill-daemon": killDaemon,
-			"wait-for":    waitFor,
+			"seed":          seed,
+			"generic":       generic,
+			"debian-initrd": debianInitrd,
+			"serve":         serve,
+			"internet":      internet,
+			"kill-daemon":   killDaemon,
+			"wait-for":      waitFor,
 		},
 	})
 }

@@ -133,9 +133,9 @@ func switchRoot() error {
 	if err := freeInitramfs(); err != nil {
 		return err
 	}
-	// What an initrd of somebody else leaves to the init; mostly there is nothing.
-	for _, dir := range []string{"/run", "/dev/pts"} {
-		_ = unix.Unmount(dir, unix.MNT_DETACH)
+	// What an initrd of somebody else has mounted is mounted anew. Mostly there is nothing.
+	for _, m := range machineMounts {
+		_ = unix.Unmount(m.dir, unix.MNT_DETACH)
 	}
 	for _, m := range kernelMounts {
 		to := rootDir + m.dir
