@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"banger"
+	"banger/internal/fetch"
 )
 
 //go:embed catalog.json
@@ -129,18 +130,14 @@ func (e CatEntry) validate() error {
 	switch {
 	case e.KernelVersion != "" && !validVersion(e.KernelVersion):
 		return banger.Errorf(banger.Invalid, "kernel %s: %q is no kernel version", e.Name, e.KernelVersion)
-	case e.TarballURL != "" && !validSHA256(e.TarballSHA256):
+	case e.TarballURL != "" && !fetch.IsHexSHA256(e.TarballSHA256):
 		return banger.Errorf(banger.Invalid, "kernel %s: tarball_sha256 %.80q is no SHA-256", e.Name, e.TarballSHA256)
-	case e.VmlinuxSHA256 != "" && !validSHA256(e.VmlinuxSHA256):
+	case e.VmlinuxSHA256 != "" && !fetch.IsHexSHA256(e.VmlinuxSHA256):
 		return banger.Errorf(banger.Invalid, "kernel %s: vmlinux_sha256 %.80q is no SHA-256", e.Name, e.VmlinuxSHA256)
 	case e.SizeBytes < 0:
 		return banger.Errorf(banger.Invalid, "kernel %s: size_bytes is %d", e.Name, e.SizeBytes)
 	}
 	return nil
-}
-
-func validSHA256(s string) bool {
-	return len(s) == 64 && strings.Trim(s, "0123456789abcdef") == ""
 }
 
 // Want is what a pull of the entry must give.
@@ -196,7 +193,7 @@ func (r SourceRef) source(from string) (Source, error) {
 	if r.SHA256 == "" {
 		return parseTarball(u, from)
 	}
-	if !validSHA256(r.SHA256) || r.SizeBytes < 0 {
+	if !fetch.IsHexSHA256(r.SHA256) || r.SizeBytes < 0 {
 		return nil, banger.Errorf(banger.Invalid, "%.200q comes with the sha256 %.80q and the size %d", r.URL, r.SHA256, r.SizeBytes)
 	}
 	return newTarball(u, r.SHA256, r.SizeBytes, from)

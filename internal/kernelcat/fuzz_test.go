@@ -14,6 +14,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"banger/internal/fetch"
 )
 
 // FuzzBundleTar unpacks any archive: nothing outside the bundle's folder is
@@ -191,8 +193,8 @@ func checkEntry(t *testing.T, e CatEntry, base *url.URL) {
 		if !ok {
 			continue
 		}
-		u, err := url.Parse(b.url)
-		if err != nil || !u.IsAbs() || !validSHA256(b.sha256) || b.size < 0 || base.Scheme != "file" && u.Scheme == "file" {
+		u, err := url.Parse(b.URL)
+		if err != nil || !u.IsAbs() || !fetch.IsHexSHA256(b.SHA256) || b.Size < 0 || base.Scheme != "file" && u.Scheme == "file" {
 			t.Errorf("source %+v, %v", b, err)
 		}
 	}

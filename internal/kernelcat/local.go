@@ -8,6 +8,7 @@ import (
 	"os"
 
 	"banger"
+	"banger/internal/fetch"
 	"banger/internal/state"
 )
 
@@ -32,7 +33,7 @@ func checkLocal(dir, name string, k Entry) error {
 	switch {
 	case k.Name != name:
 		return fmt.Errorf("its manifest is that of %.80q", k.Name)
-	case !validSHA256(k.SHA256):
+	case !fetch.IsHexSHA256(k.SHA256):
 		return fmt.Errorf("its manifest has no sha256 of vmlinux")
 	case k.Arch == "" || badText(k.Arch+k.Distro+k.KernelVersion+k.Source):
 		return fmt.Errorf("its manifest has no arch, or a text with control characters")

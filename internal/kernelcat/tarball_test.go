@@ -265,7 +265,7 @@ func TestResolve(t *testing.T) {
 			if last, ok := sources[2].(tarballSource); ok {
 				got = last
 			}
-			if got.url != tt.want || got.from != tt.base || sources[1].String() != "deb://linux-image" {
+			if got.URL != tt.want || got.From != tt.base || sources[1].String() != "deb://linux-image" {
 				t.Errorf("%+v: got %+v", tt, sources)
 			}
 		}
