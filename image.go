@@ -9,6 +9,7 @@ type Image struct {
 	Catalog   string      `json:"catalog,omitempty"`      // that it was pulled from by name; empty for the built-in one and for none
 	Digest    string      `json:"digest"`                 // of the OCI manifest, sha256:..., empty for other sources
 	Named     string      `json:"named_digest,omitempty"` // that the reference had: of an index, or Digest again
+	Bundle    string      `json:"bundle,omitempty"`       // digest of the file that it was pulled from, sha256:..., where that was a catalog's bundle
 	Kernel    string      `json:"kernel,omitempty"`       // the kernel it prefers
 	Arch      string      `json:"arch"`                   // as uname -m
 	CreatedAt time.Time   `json:"created_at"`             // when banger made it

@@ -62,7 +62,7 @@ var rules = []rule{
 	{pkg: "internal/shim", inTests: []string{"internal/vmm/fakevmm", "internal/guest/sshd"}, why: composer,
 		may: []string{".", "internal/state", "internal/hostcmd", "internal/hello", "internal/vmm", "internal/network", "internal/agent"}},
 	{pkg: "internal/daemon", inTests: []string{"internal/vmm/fakevmm", "internal/guest/sshd"}, why: composer,
-		may: []string{".", "internal/state", "internal/hostcmd", "internal/hostfile", "internal/hello", "internal/kernelcat", "internal/imagecat", "internal/catalogs", "internal/config", "internal/oci",
+		may: []string{".", "internal/state", "internal/fetch", "internal/hostcmd", "internal/hostfile", "internal/hello", "internal/kernelcat", "internal/imagecat", "internal/catalogs", "internal/config", "internal/oci",
 			"internal/rootfs", "internal/vmm", "internal/network", "internal/doctor", "internal/agent", "internal/guestbin", "internal/api", "internal/shim"}},
 	{pkg: "cmd/banger", may: []string{"*"}},
 

@@ -48,8 +48,12 @@ func (d *Daemon) openCatalogs() {
 			}
 			return "banger image pull docker.io/library/" + name
 		},
-		Parse: func(text []byte, _ *url.URL) ([]imagecat.Entry, error) {
-			return imageEntries(imagecat.ParseCatalog(text))
+		Parse: func(text []byte, base *url.URL) ([]imagecat.Entry, error) {
+			c, err := imagecat.ParseCatalog(text)
+			if err == nil {
+				err = c.Resolve(base)
+			}
+			return imageEntries(c, err)
 		},
 	}
 }

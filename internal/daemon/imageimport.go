@@ -80,13 +80,15 @@ func (d *Daemon) mayImport(r banger.ImageImportRequest) error {
 // importSource is what is imported, once it is known what that is: one of the
 // fields found, dir and disk, or else the tar of a root file system.
 type importSource struct {
-	found   *oci.Image    // an image of an archive
-	archive *oci.Archive  // that it is in
-	dir     string        // of a root file system
-	disk    bool          // in is that of a disk
-	raw     *os.File      // the disk, where it can be read as it is
-	in      *oci.Unpacked // the stream
+	found   *oci.Image   // an image of an archive
+	archive *oci.Archive // that it is in
+	dir     string       // of a root file system
+	disk    bool         // in is that of a disk
+	raw     *os.File     // the disk, where it can be read as it is
+	in      io.Reader    // the stream, unpacked
 
+	// bound, which may be nil, limits what comes out of a decompressor.
+	bound   func(io.Reader) io.Reader
 	closers []func() // the last comes first
 }
 
@@ -121,35 +123,48 @@ func (d *Daemon) openImport(ctx context.Context, r banger.ImageImportRequest, p 
 		s.closers = nil
 		return s, err
 	}
-	if s.in, err = oci.Unpack(f); err != nil {
-		return s, err
+	if !regular {
+		return s, d.openStream(ctx, s, f, nil, r, p)
 	}
-	s.closers = append(s.closers, func() { _ = s.in.Close() })
-	head, err := s.in.Peek(rootfs.DiskHead)
+	return s, d.openStream(ctx, s, f, f, r, p)
+}
+
+// openStream finds out what a stream is; f is the file that it is of, if it is
+// a regular one.
+func (d *Daemon) openStream(ctx context.Context, s *importSource, src io.Reader, f *os.File, r banger.ImageImportRequest, p progress) error {
+	in, err := oci.Unpack(src)
+	if err != nil {
+		return err
+	}
+	s.closers = append(s.closers, func() { _ = in.Close() })
+	head, err := in.Peek(rootfs.DiskHead)
 	if err != nil && err != io.EOF {
-		return s, err
+		return err
+	}
+	if s.in = in; s.bound != nil {
+		s.in = s.bound(in)
 	}
 	isTar, mayBeArchive := oci.TarHead(head)
 	switch {
 	case len(head) == 0:
-		return s, banger.Errorf(banger.Invalid, "it is empty")
+		return banger.Errorf(banger.Invalid, "it is empty")
 	case rootfs.IsDisk(head):
-		if s.disk = true; regular && !s.in.Packed {
+		if s.disk = true; f != nil && !in.Packed {
 			s.raw = f
 		}
-		return s, s.noRef(r)
+		return s.noRef(r)
 	case mayBeArchive:
-		if !regular || s.in.Packed {
+		if f == nil || in.Packed {
 			if f, err = d.spool(ctx, s.in, p); err != nil {
-				return s, err
+				return err
 			}
 			s.closers = append(s.closers, func() { _ = f.Close() })
 		}
-		return s, s.openTar(ctx, f, r, p)
+		return s.openTar(ctx, f, r, p)
 	case isTar:
-		return s, s.noRef(r)
+		return s.noRef(r)
 	}
-	return s, banger.Errorf(banger.Unsupported, "it is no tar, no disk and no directory").
+	return banger.Errorf(banger.Unsupported, "it is no tar, no disk and no directory").
 		WithHint("banger image import --help")
 }
 

@@ -20,11 +20,16 @@ import (
 
 // rootTar is a root file system with one file, a whiteout's name in it too.
 func rootTar(t *testing.T, text string) []byte {
+	return oneFileTar(t, text, tar.Header{Name: "./.wh.name", Typeflag: tar.TypeReg, Mode: 0o644})
+}
+
+// oneFileTar is a root file system with one file, and what else is given.
+func oneFileTar(t *testing.T, text string, others ...tar.Header) []byte {
 	t.Helper()
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
-	for _, h := range []tar.Header{{Name: "./", Typeflag: tar.TypeDir, Mode: 0o755}, {Name: "./.wh.name", Typeflag: tar.TypeReg, Mode: 0o644},
-		{Name: "./file", Typeflag: tar.TypeReg, Mode: 0o644, Size: int64(len(text))}} {
+	for _, h := range append([]tar.Header{{Name: "./", Typeflag: tar.TypeDir, Mode: 0o755}},
+		append(others, tar.Header{Name: "./file", Typeflag: tar.TypeReg, Mode: 0o644, Size: int64(len(text))})...) {
 		if err := w.WriteHeader(&h); err != nil {
 			t.Fatal(err)
 		}

@@ -38,6 +38,9 @@ func (d *Daemon) imageCatalog(ctx context.Context, _ none) (banger.Offers[banger
 		o := banger.ImageOffer{Name: it.Name, Catalog: it.Origin.Label(), Arch: hostArch(), Description: e.Description, State: "available"}
 		if im, err := d.images.Get(e.Name); d.images.Has(e.Name) && (err != nil || im.Catalog == it.Origin.Recorded()) {
 			o.State = "pulled"
+			if e.Outdated(im.Arch, im.Bundle) {
+				o.State = "outdated"
+			}
 		}
 		for _, s := range e.Sources {
 			if s != (imagecat.Source{}) {
@@ -144,7 +147,7 @@ func (d *Daemon) imageOrder(ctx context.Context, r banger.ImagePullRequest, p pr
 	case err == nil:
 		tellStale(it.Origin, it.Stale, p)
 		o.name, o.catalog = it.Entry.Name, it.Origin
-		if o.sources, err = it.Entry.Known(); err != nil {
+		if o.sources, err = it.Entry.Known(o.arch); err != nil {
 			return o, err
 		}
 	case errors.Is(err, fs.ErrNotExist) && !qualified:
@@ -189,14 +192,9 @@ func (d *Daemon) imageAgain(ctx context.Context, r banger.ImagePullRequest, o im
 	}
 	exists := imageThere(name).
 		WithHint("banger image show %s, or make it anew: banger image pull --force %s", name, r.Ref)
-	if im.Digest == "" || o.sources[0].OCI == "" || im.Arch != o.arch {
-		return im, exists
-	}
-	found, err := oci.Named(ctx, o.sources[0].OCI, d.ociOptions(o.catalog, nil))
-	if err != nil {
+	if same, err := d.sameImage(ctx, im, o); err != nil {
 		return im, err
-	}
-	if found != im.Digest && found != im.Named {
+	} else if !same {
 		return im, exists
 	}
 	if r.Kernel != "" && r.Kernel != im.Kernel {
@@ -206,6 +204,21 @@ func (d *Daemon) imageAgain(ctx context.Context, r banger.ImagePullRequest, o im
 	return im, nil
 }
 
+// sameImage reports whether an image is what the first of its sources would give.
+func (d *Daemon) sameImage(ctx context.Context, im banger.Image, o imageOrder) (bool, error) {
+	s := o.sources[0]
+	switch {
+	case im.Arch != o.arch:
+		return false, nil
+	case s.Bundle != nil:
+		return im.Bundle == "sha256:"+s.Bundle.SHA256, nil
+	case s.OCI == "" || im.Digest == "":
+		return false, nil
+	}
+	found, err := oci.Named(ctx, s.OCI, d.ociOptions(o.catalog, nil))
+	return found == im.Digest || found == im.Named, err
+}
+
 // makeImage tries the sources in their order; a source that cannot be reached
 // is passed over with a word, any other failure is final.
 func (d *Daemon) makeImage(ctx context.Context, stage string, o imageOrder, p progress) (banger.Image, error) {
@@ -213,7 +226,7 @@ func (d *Daemon) makeImage(ctx context.Context, stage string, o imageOrder, p pr
 	for i, s := range o.sources {
 		options := d.ociOptions(o.catalog, p)
 		options.Arch = cmp.Or(o.platform, o.arch)
-		if s.OCI == "" && o.arch != hostArch() {
+		if s.OCI == "" && s.Bundle == nil && o.arch != hostArch() {
 			return banger.Image{}, banger.Errorf(banger.Unsupported, "%s cannot be made for %s on this host", s, o.arch).
 				WithHint("pull an image of a registry")
 		}
@@ -236,6 +249,9 @@ func (d *Daemon) makeImageFrom(ctx context.Context, stage string, s imagecat.Sou
 	im := banger.Image{Source: s.String(), Arch: hostArch(), CreatedAt: time.Now().UTC().Truncate(time.Second)}
 	var layers []rootfs.Layer
 	switch {
+	case s.Bundle != nil:
+		im.Arch = s.Bundle.Arch
+		return im, d.takeBundle(ctx, stage, &im, s.Bundle.Pinned(), o)
 	case s.Scratch:
 		layers = []rootfs.Layer{{Name: s.String(), Open: emptyTar}}
 	case s.OCI != "":

@@ -11,6 +11,7 @@ import (
 	"unicode/utf8"
 
 	"banger"
+	"banger/internal/fetch"
 )
 
 // version is the version of the catalog's format that this build reads. Fields
@@ -41,15 +42,19 @@ type Entry struct {
 // Source is one way to make an image. At most one field is set; none is in a
 // source of a kind that this build does not know, which is passed over.
 type Source struct {
-	OCI    string `json:"oci,omitempty"`    // reference to an image in a registry
+	Bundle *Bundle `json:"bundle,omitempty"`
+	// OCI is a reference to an image in a registry; with a digest it is pinned.
+	OCI    string `json:"oci,omitempty"`
 	Debian *Suite `json:"debian,omitempty"` // root file system made of packages
 	// Scratch is an empty root: banger's own init and agent need nothing in it.
 	Scratch bool `json:"scratch,omitempty"`
 }
 
-// String names the source: oci:docker.io/library/debian:bookworm or debian:bookworm.
+// String names the source, for instance oci:docker.io/library/debian:bookworm or debian:bookworm.
 func (s Source) String() string {
 	switch {
+	case s.Bundle != nil:
+		return "pull:" + fetch.Redacted(s.Bundle.URL)
 	case s.Debian != nil:
 		return s.Debian.String()
 	case s.Scratch:
@@ -61,17 +66,17 @@ func (s Source) String() string {
 // Builtin is the catalog inside the binary.
 func Builtin() (*Catalog, error) { return ParseCatalog(builtin) }
 
-// Known are the sources of the kinds that this build knows. Without any the
-// error is Unsupported.
-func (e Entry) Known() ([]Source, error) {
+// Known are the sources for an architecture, of the kinds that this build
+// knows. Without any the error is Unsupported.
+func (e Entry) Known(arch string) ([]Source, error) {
 	var known []Source
 	for _, s := range e.Sources {
-		if s != (Source{}) {
+		if s != (Source{}) && (s.Bundle == nil || s.Bundle.Arch == arch) {
 			known = append(known, s)
 		}
 	}
 	if len(known) == 0 {
-		return nil, banger.Errorf(banger.Unsupported, "image %s has no source that this build knows", e.Name)
+		return nil, banger.Errorf(banger.Unsupported, "image %s has no source for %s that this build knows", e.Name, arch)
 	}
 	return known, nil
 }
@@ -129,11 +134,16 @@ func (e Entry) check() error {
 		}
 	}
 	for i, s := range e.Sources {
-		if n := count(s.OCI != "", s.Debian != nil, s.Scratch); n > 1 {
-			return fmt.Errorf("source %d: at most one of oci, debian and scratch may be there, not %d", i+1, n)
+		if n := count(s.Bundle != nil, s.OCI != "", s.Debian != nil, s.Scratch); n > 1 {
+			return fmt.Errorf("source %d: at most one of bundle, oci, debian and scratch may be there, not %d", i+1, n)
 		}
 		if badText(s.OCI) {
 			return fmt.Errorf("source %d: %.64q is too long or no text", i+1, s.OCI)
+		}
+		if s.Bundle != nil {
+			if err := s.Bundle.check(); err != nil {
+				return fmt.Errorf("source %d: bundle: %w", i+1, err)
+			}
 		}
 		if s.Debian != nil {
 			if err := s.Debian.check(); err != nil {

@@ -18,6 +18,7 @@ func TestBuiltin(t *testing.T) {
 	for name, want := range map[string]string{
 		"debian-bookworm": "oci:docker.io/library/debian:bookworm debian:bookworm",
 		"debian-trixie":   "oci:docker.io/library/debian:trixie debian:trixie",
+		"golden":          "debian:bookworm",
 	} {
 		i := slices.IndexFunc(c.Entries, func(e Entry) bool { return e.Name == name })
 		if i < 0 {
@@ -86,11 +87,11 @@ func TestParse(t *testing.T) {
 
 func TestKnown(t *testing.T) {
 	e := Entry{Name: "a", Sources: []Source{{}, {OCI: "x"}, {Debian: &Suite{}}, {}}}
-	if got, err := e.Known(); err != nil || len(got) != 2 || got[0].OCI != "x" || got[1].Debian == nil {
+	if got, err := e.Known("x86_64"); err != nil || len(got) != 2 || got[0].OCI != "x" || got[1].Debian == nil {
 		t.Errorf("got %+v, %v", got, err)
 	}
 	e.Sources = []Source{{}}
-	if _, err := e.Known(); !banger.IsKind(err, banger.Unsupported) {
+	if _, err := e.Known("x86_64"); !banger.IsKind(err, banger.Unsupported) {
 		t.Errorf("got %v", err)
 	}
 }

@@ -53,7 +53,15 @@ var dpkgOptions = []string{
 // on a first boot ("uninitialized", or no file) systemd-firstboot may ask
 // questions on the console. The file is made anew because it is read-only, which
 // counts for fakechroot. Root has no password, as base-passwd locks it.
-const finish = `set -eu; rm -f "$1/etc/resolv.conf" "$1/etc/hostname" "$1/etc/machine-id" "$1/etc/dpkg/dpkg.cfg.d/99mmdebstrap"; : >"$1/etc/machine-id"`
+//
+// Host keys of an SSH server are made by the first boot of each machine, not by
+// the package once for all of them.
+const finish = `set -eu; rm -f "$1/etc/resolv.conf" "$1/etc/hostname" "$1/etc/machine-id" "$1/etc/dpkg/dpkg.cfg.d/99mmdebstrap"; : >"$1/etc/machine-id"
+if [ -e "$1/usr/sbin/sshd" ]; then
+	rm -f "$1"/etc/ssh/ssh_host_*_key "$1"/etc/ssh/ssh_host_*_key.pub
+	mkdir -p "$1/etc/systemd/system/ssh.service.d"
+	printf '[Service]\nExecStartPre=\nExecStartPre=/usr/bin/ssh-keygen -A\nExecStartPre=/usr/sbin/sshd -t\n' >"$1/etc/systemd/system/ssh.service.d/host-keys.conf"
+fi`
 
 // String names the suite as a source of an image: debian:bookworm.
 func (s Suite) String() string { return "debian:" + s.Suite }

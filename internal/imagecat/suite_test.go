@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -114,6 +116,37 @@ mkdir "$TMPDIR/root" && cd "$TMPDIR/root" && echo hello >file && exec tar -c fil
 	env := strings.Fields(lines(t, filepath.Join(out, "env"))[0])
 	if filepath.Dir(env[0]) != place || env[1] != "C.UTF-8" || env[2] != "http://proxy.example:3128," {
 		t.Errorf("environment %q", env)
+	}
+}
+
+// Two machines of one image must not have the same identity.
+func TestSuiteFinish(t *testing.T) {
+	root := t.TempDir()
+	for _, name := range []string{"etc/machine-id", "etc/hostname", "etc/resolv.conf", "usr/sbin/sshd", "etc/ssh/ssh_host_ed25519_key", "etc/ssh/ssh_host_ed25519_key.pub", "etc/ssh/sshd_config"} {
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(root, name)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(root, name), []byte("x"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if out, err := exec.Command("sh", "-c", finish, "sh", root).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	var got []string
+	err := filepath.WalkDir(root, func(p string, d fs.DirEntry, err error) error {
+		if err == nil && !d.IsDir() {
+			name, _ := filepath.Rel(root, p)
+			got = append(got, name)
+		}
+		return err
+	})
+	want := []string{"etc/machine-id", "etc/ssh/sshd_config", "etc/systemd/system/ssh.service.d/host-keys.conf", "usr/sbin/sshd"}
+	if err != nil || !slices.Equal(got, want) {
+		t.Errorf("left %q, want %q; %v", got, want, err)
+	}
+	if b, err := os.ReadFile(filepath.Join(root, "etc/machine-id")); err != nil || len(b) > 0 {
+		t.Errorf("machine-id is %q, %v", b, err)
 	}
 }
 
