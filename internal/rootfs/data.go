@@ -3,6 +3,9 @@ package rootfs
 import (
 	"bytes"
 	"io"
+	"os"
+
+	"golang.org/x/sys/unix"
 )
 
 // unit is the piece of a file that is looked at for zeros: a unit of zeros
@@ -83,7 +86,13 @@ func (d *dataWriter) flush() error {
 	if d.used == 0 {
 		return nil
 	}
-	_, err := d.w.WriteAt(d.buf[:d.used], d.next*blockSize-int64(d.used))
+	at := d.next*blockSize - int64(d.used)
+	_, err := d.w.WriteAt(d.buf[:d.used], at)
+	if f, ok := d.w.(*os.File); ok && err == nil {
+		// The image is synced at the end, and that is quick if the disk has had
+		// something to do meanwhile. What this cannot do is left to the sync.
+		_ = unix.SyncFileRange(int(f.Fd()), at, int64(d.used), unix.SYNC_FILE_RANGE_WRITE)
+	}
 	d.used = 0
 	return diskError(err)
 }
