@@ -3,6 +3,7 @@ package rootfs
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -26,6 +27,9 @@ type tree struct {
 	root   *node
 	limits Limits
 	made   int // nodes made so far, with those that a later layer removed
+	// removed are the targets of hard links of this layer, by the link's place in
+	// it, as they were when it came by: a later whiteout may have removed them.
+	removed map[int]*inode
 }
 
 func newTree(l Limits) *tree {
@@ -45,7 +49,7 @@ func (t *tree) apply(ctx context.Context, layer int, entries []entry) error {
 		if e.kind != putInode && e.kind != putLink {
 			continue
 		}
-		if err := t.put(layer, e); err != nil {
+		if err := t.put(layer, i, e); err != nil {
 			return fmt.Errorf("layer %d: entry %s: %w", layer+1, shown(e.name), err)
 		}
 	}
@@ -57,8 +61,13 @@ func (t *tree) apply(ctx context.Context, layer int, entries []entry) error {
 // tar they stand.
 func (t *tree) applyWhiteouts(layer int, entries []entry) error {
 	var fresh map[string]bool // directories that the layer itself describes
+	t.removed = nil
+	hides := slices.ContainsFunc(entries, func(e entry) bool { return e.kind == whiteout || e.kind == opaque })
 	for i := range entries {
 		e := &entries[i]
+		if hides && e.kind == putLink {
+			t.keepTarget(layer, i, e.link)
+		}
 		if e.kind != whiteout && e.kind != opaque {
 			continue
 		}
@@ -90,8 +99,18 @@ func (t *tree) applyWhiteouts(layer int, entries []entry) error {
 	return nil
 }
 
-// put adds one entry. The last of two entries with the same name wins.
-func (t *tree) put(layer int, e *entry) error {
+// keepTarget remembers what a hard link of this layer names in those below.
+func (t *tree) keepTarget(layer, i int, name string) {
+	if ino, err := t.linkTarget(layer, name); err == nil {
+		if t.removed == nil {
+			t.removed = map[int]*inode{}
+		}
+		t.removed[i] = ino
+	}
+}
+
+// put adds entry i of a layer. The last of two entries with the same name wins.
+func (t *tree) put(layer, i int, e *entry) error {
 	if e.name == "" {
 		if e.kind != putInode || !e.ino.isDir() {
 			return invalid("the root of the image is not a directory")
@@ -107,7 +126,10 @@ func (t *tree) put(layer int, e *entry) error {
 	}
 	ino := e.ino
 	if e.kind == putLink {
-		if ino, err = t.linkTarget(layer, e.link); err != nil {
+		if ino, err = t.linkTarget(layer, e.link); err != nil && t.removed[i] != nil {
+			ino, err = t.removed[i], nil
+		}
+		if err != nil {
 			return err
 		}
 	}

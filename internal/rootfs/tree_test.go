@@ -113,6 +113,8 @@ var merges = []struct {
 	{"a hard link to a lower file", [][]string{{"f a 1"}, {"h b a"}}, lines("f a 1", "h b a")},
 	{"a replaced target leaves the old contents", [][]string{{"f t1 OLD", "h t2 t1"}, {"f t1 NEW"}}, lines("f t1 NEW", "f t2 OLD")},
 	{"a removed target leaves the link", [][]string{{"f u1 OLD", "h u2 u1"}, {"f .wh.u1"}}, lines("f u2 OLD")},
+	{"a target that a later whiteout of the layer removes", [][]string{{"f d/a 1"}, {"h b d/a", "f d/.wh.a"}}, lines("f b 1", "d d")},
+	{"a target in a directory that goes", [][]string{{"f d/a 1"}, {"h b d/a", "f .wh.d"}}, lines("f b 1")},
 	{"a link replaced between layers", [][]string{{"f a 1", "h b a"}, {"f b 2"}}, lines("f a 1", "f b 2")},
 	{"a hard link to a symlink is the symlink", [][]string{{"l s x", "h t s"}}, lines("l s x", "h t s")},
 	{"hard link targets are cleaned", [][]string{{"f d/a 1", "h b ./d/a", "h c /d/a"}}, lines("f b 1", "h c b", "d d", "h d/a c")},
