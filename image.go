@@ -22,6 +22,10 @@ type Image struct {
 	// InPlace is set for an image that was registered: its root file system is
 	// this file, and not one of the store.
 	InPlace *ImageFile `json:"in_place,omitempty"`
+	// Built is set for an image that banger built.
+	Built *ImageOrigin `json:"built,omitempty"`
+	// Temporary is set for what the VM of a build is booted from; it goes with that VM.
+	Temporary bool `json:"temporary,omitempty"`
 	// Problem says why the record cannot be used; such an image is listed, never hidden.
 	Problem string `json:"problem,omitempty"`
 }
@@ -102,6 +106,8 @@ type Progress struct {
 	Step  string `json:"step"`            // a short sentence in the present: "pull layer 1/3"
 	Done  int64  `json:"done,omitempty"`  // bytes so far
 	Total int64  `json:"total,omitempty"` // bytes in all, 0 if not known
+	// Output says that Step is a line that the work itself prints, to be shown as it is.
+	Output bool `json:"output,omitempty"`
 	// Notice says that Step is news to keep, not a state that passes: a source
 	// that could not be reached, for instance.
 	Notice bool `json:"notice,omitempty"`

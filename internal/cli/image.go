@@ -11,7 +11,7 @@ import (
 )
 
 func (c *CLI) imageCommand() *cobra.Command {
-	return noun("image", "Manage images", c.imagePullCommand(), c.imageImportCommand(), c.imageRegisterCommand(),
+	return noun("image", "Manage images", c.imagePullCommand(), c.imageBuildCommand(), c.imageImportCommand(), c.imageRegisterCommand(),
 		c.imageLsCommand(), c.imageShowCommand(), c.imageHistoryCommand(), c.imageVerifyCommand(), c.imageTagCommand(), c.imageSaveCommand(), c.imagePushCommand(), c.imageRmCommand())
 }
 

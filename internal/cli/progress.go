@@ -20,6 +20,10 @@ func (c *CLI) progress() (show func(banger.Progress), done func()) {
 	show = func(p banger.Progress) {
 		now := time.Now()
 		switch {
+		case p.Output && line:
+			fmt.Fprintf(c.Stderr, "\r\x1b[K%s\n", visible(p.Step))
+		case p.Output:
+			fmt.Fprintln(c.Stderr, visible(p.Step))
 		case p.Notice && line:
 			fmt.Fprintf(c.Stderr, "\r\x1b[Kbanger: %s\n", visible(p.Step))
 		case p.Notice:

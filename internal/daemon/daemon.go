@@ -97,6 +97,9 @@ func (d *Daemon) Open(ctx context.Context) (err error) {
 	if err == nil {
 		err = d.adoptAll()
 	}
+	if err == nil {
+		err = d.sweepTemporary()
+	}
 	if err != nil {
 		_ = d.Close()
 		return state.Classify(err)
@@ -130,7 +133,7 @@ func (d *Daemon) sweep() error {
 		return fmt.Errorf("sweep: %w", err)
 	}
 	errs := []error{d.kernels.Sweep(), d.images.Sweep(), d.disks.Sweep()}
-	for _, dir := range []string{d.Layout.Catalogs(), d.Layout.BootDisks(), d.Layout.Initrds(), d.Layout.ModuleDisks()} {
+	for _, dir := range []string{d.Layout.Builds(), d.Layout.Catalogs(), d.Layout.BootDisks(), d.Layout.Initrds(), d.Layout.ModuleDisks()} {
 		errs = append(errs, state.SweepDir(dir))
 	}
 	return errors.Join(errs...)
@@ -187,6 +190,7 @@ func (d *Daemon) Close() error {
 // routes is the API, in the order of the names.
 func (d *Daemon) routes() []api.Route {
 	return []api.Route{
+		api.Stream("image.build", long(d, d.imageBuild)),
 		api.Unary("image.catalog", d.imageCatalog),
 		api.Unary("image.delete", d.imageDelete),
 		api.Unary("image.history", d.imageHistory),

@@ -130,8 +130,10 @@ func logTail(path string) string {
 
 // printable leaves out what a terminal might act on: control characters, the
 // two-byte ones too, and what turns the direction of a text.
-func printable(b []byte) string {
-	return strings.TrimSpace(strings.Map(func(r rune) rune {
+func printable(b []byte) string { return strings.TrimSpace(visibleText(b)) }
+
+func visibleText(b []byte) string {
+	return strings.Map(func(r rune) rune {
 		switch {
 		case r == '\n' || unicode.IsPrint(r):
 			return r
@@ -139,5 +141,5 @@ func printable(b []byte) string {
 			return ' '
 		}
 		return -1
-	}, string(b)))
+	}, string(b))
 }

@@ -61,15 +61,7 @@ func (d *Daemon) kernelVerify(ctx context.Context, r banger.KernelVerifyRequest,
 
 // probe has the guest program tell what the kernel can do.
 func (d *Daemon) probe(ctx context.Context, vm banger.VM) (report hello.Report, err error) {
-	signer, err := agent.LoadOrCreateUserKey(d.Layout.UserKey())
-	if err != nil {
-		return report, err
-	}
-	key, _, _, _, err := ssh.ParseAuthorizedKey([]byte(vm.HostKey))
-	if err != nil {
-		return report, fmt.Errorf("read host key: %w", err)
-	}
-	c, err := agent.Dial(ctx, vm.Agent, agent.Options{User: "root", Signer: signer, HostKey: key})
+	c, err := d.dialAgent(ctx, vm)
 	if err != nil {
 		return report, err
 	}
@@ -87,6 +79,19 @@ func (d *Daemon) probe(ctx context.Context, vm banger.VM) (report hello.Report, 
 		return report, banger.Errorf(banger.Unavailable, "read the guest's report: %w", err)
 	}
 	return report, nil
+}
+
+// dialAgent connects to the agent of a VM that runs.
+func (d *Daemon) dialAgent(ctx context.Context, vm banger.VM) (*agent.Client, error) {
+	signer, err := agent.LoadOrCreateUserKey(d.Layout.UserKey())
+	if err != nil {
+		return nil, err
+	}
+	key, _, _, _, err := ssh.ParseAuthorizedKey([]byte(vm.HostKey))
+	if err != nil {
+		return nil, fmt.Errorf("read host key: %w", err)
+	}
+	return agent.Dial(ctx, vm.Agent, agent.Options{User: "root", Signer: signer, HostKey: key})
 }
 
 // bounded passes on what a guest may say, and drops the rest: the guest is not

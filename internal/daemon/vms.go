@@ -192,9 +192,13 @@ func (d *Daemon) removeHeld(v *vm) error {
 		return err
 	}
 	d.at("delete: deleted")
+	d.forget(rec.ID)
+	d.Log.Info("vm removed", "vm", rec.Name)
+	return d.dropTemporary(rec.Spec.Image)
+}
+
+func (d *Daemon) forget(id string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	delete(d.vms, rec.ID)
-	d.Log.Info("vm removed", "vm", rec.Name)
-	return nil
+	delete(d.vms, id)
 }

@@ -27,6 +27,7 @@ const (
 const usage = `usage: banger-guest agent INIT    serve the host over SSH; INIT is banger or systemd
        banger-guest sftp          serve files on stdin and stdout
        banger-guest probe         say what the kernel can do; only for a machine that is thrown away
+       banger-guest build         carry out one order of a build, given on stdin
 As pid 1 it boots the machine.`
 
 // Main is the program: its pid and its arguments choose the role. It returns
@@ -39,6 +40,8 @@ func Main(pid int, args []string) int {
 	args = append(args, "", "")[1:]
 	var err error
 	switch {
+	case name == roleBuildInner: // pid 1 too, but of a namespace
+		return runBuildInner()
 	case pid == 1:
 		// The kernel hands the words it does not know to init: no roles of ours.
 		Boot()
@@ -48,6 +51,8 @@ func Main(pid int, args []string) int {
 		}
 	case args[0] == roleProbe:
 		err = runProbe(os.Stdout)
+	case args[0] == hello.RoleBuild:
+		return runBuild(os.Stdin, os.Stdout)
 	case args[0] == roleAgent && args[1] != "":
 		err = runAgent(args[1])
 	case args[0] == roleSFTP:

@@ -22,24 +22,47 @@ import (
 // Errors are *banger.Error: Unsupported for what a layer or this reader cannot
 // hold, Invalid for a damaged file system, Canceled; those of w come as they are.
 func (t *Tree) WriteTar(ctx context.Context, w io.Writer) error {
+	return t.writeTar(ctx, w, func(out *treeTar) error {
+		return t.walkTree(ctx, func(name string, i *inode, first string) error {
+			h, err := tarHeader(name, i, first)
+			if err != nil {
+				return fmt.Errorf("entry %s: %w", shown(name), err)
+			}
+			if h == nil {
+				return nil
+			}
+			return out.add(h, i)
+		})
+	})
+}
+
+// treeTar is a tar of files of a tree.
+type treeTar struct {
+	tree *Tree
+	out  *tarWriter
+	tw   *tar.Writer
+}
+
+// add writes one file with its contents.
+func (o *treeTar) add(h *tar.Header, i *inode) error {
+	err := o.tw.WriteHeader(h)
+	if err == nil && h.Typeflag == tar.TypeReg {
+		err = o.tree.copy(o.tw, i)
+	}
+	if err != nil && o.out.err == nil && !isOwn(err) {
+		err = banger.Errorf(banger.Unsupported, "a tar cannot hold it: %w", err)
+	}
+	if err != nil {
+		return fmt.Errorf("entry %s: %w", shown(h.Name), err)
+	}
+	return nil
+}
+
+// writeTar writes what fill adds.
+func (t *Tree) writeTar(ctx context.Context, w io.Writer, fill func(*treeTar) error) error {
 	out := &tarWriter{ctx: ctx, w: w}
 	tw := tar.NewWriter(out)
-	err := t.walkTree(ctx, func(name string, i *inode, first string) error {
-		h, err := tarHeader(name, i, first)
-		if err == nil && h != nil {
-			err = tw.WriteHeader(h)
-			if err == nil && h.Typeflag == tar.TypeReg {
-				err = t.copy(tw, i)
-			}
-			if err != nil && out.err == nil && !isOwn(err) {
-				err = banger.Errorf(banger.Unsupported, "a tar cannot hold it: %w", err)
-			}
-		}
-		if err != nil {
-			return fmt.Errorf("entry %s: %w", shown(name), err)
-		}
-		return nil
-	})
+	err := fill(&treeTar{t, out, tw})
 	if err == nil {
 		err = tw.Close()
 	}

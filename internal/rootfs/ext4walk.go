@@ -19,16 +19,30 @@ type visit func(path string, i *inode, first string) error
 // walkTree goes through a file system from its root, by name, and tells a
 // directory before what is in it. The root's path is empty.
 func (t *Tree) walkTree(ctx context.Context, f visit) error {
-	w := &treeWalk{ctx: ctx, tree: t, f: f, dirs: map[uint32]bool{}, names: map[uint32]string{}}
+	root, err := t.root()
+	if err != nil {
+		return err
+	}
+	return t.walkFrom(ctx, root, f)
+}
+
+// root is the root directory.
+func (t *Tree) root() (*inode, error) {
 	root, err := t.inode(rootInode)
 	if err != nil {
-		return fmt.Errorf("the root: %w", err)
+		return nil, fmt.Errorf("the root: %w", err)
 	}
 	if !root.isDir() {
-		return invalid("the root is not a directory")
+		return nil, invalid("the root is not a directory")
 	}
 	root.parent = rootInode
-	return w.dir("", root, 0)
+	return root, nil
+}
+
+// walkFrom is walkTree from a directory, whose path is then the empty one.
+func (t *Tree) walkFrom(ctx context.Context, dir *inode, f visit) error {
+	w := &treeWalk{ctx: ctx, tree: t, f: f, dirs: map[uint32]bool{}, names: map[uint32]string{}}
+	return w.dir("", dir, 0)
 }
 
 type treeWalk struct {

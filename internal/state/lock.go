@@ -55,6 +55,32 @@ type Keys struct {
 	held map[string]chan struct{}
 }
 
+// TryLock takes the key if nobody has it, and returns the function that gives it
+// up; else nil.
+func (k *Keys) TryLock(key string) func() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if _, ok := k.held[key]; ok {
+		return nil
+	}
+	return k.take(key)
+}
+
+// take takes a key that nobody has; mu is held.
+func (k *Keys) take(key string) func() {
+	if k.held == nil {
+		k.held = map[string]chan struct{}{}
+	}
+	done := make(chan struct{})
+	k.held[key] = done
+	return func() {
+		k.mu.Lock()
+		delete(k.held, key)
+		k.mu.Unlock()
+		close(done)
+	}
+}
+
 // Lock waits for the key and returns the function that gives it up, or the
 // context's error.
 func (k *Keys) Lock(ctx context.Context, key string) (func(), error) {
@@ -62,18 +88,8 @@ func (k *Keys) Lock(ctx context.Context, key string) (func(), error) {
 		k.mu.Lock()
 		busy, ok := k.held[key]
 		if !ok {
-			if k.held == nil {
-				k.held = map[string]chan struct{}{}
-			}
-			done := make(chan struct{})
-			k.held[key] = done
-			k.mu.Unlock()
-			return func() {
-				k.mu.Lock()
-				delete(k.held, key)
-				k.mu.Unlock()
-				close(done)
-			}, nil
+			defer k.mu.Unlock()
+			return k.take(key), nil
 		}
 		k.mu.Unlock()
 		select {

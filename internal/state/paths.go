@@ -45,6 +45,7 @@ const (
 	ConfigFile = "config.toml"
 
 	BlobsDir    = "blobs"
+	BuildsDir   = "builds"
 	CatalogsDir = "catalogs"
 	BootDir     = "boot"
 	InitrdDir   = "initrd"
@@ -130,7 +131,7 @@ func check(l Layout) (Layout, error) {
 // directory may lie in /tmp, so one that somebody else made first is refused.
 func (l Layout) Make() error {
 	for _, d := range []string{l.Root, l.Cache, l.Kernels(), l.Images(), l.VMs(), l.Path(KeysDir),
-		l.Blobs(), l.Catalogs(), l.BootDisks(), l.Initrds(), l.ModuleDisks(), l.Consoles(), l.Scratch()} {
+		l.Blobs(), l.Builds(), l.Catalogs(), l.BootDisks(), l.Initrds(), l.ModuleDisks(), l.Consoles(), l.Scratch()} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
 			return fmt.Errorf("make state directory: %w", err)
 		}
@@ -191,6 +192,9 @@ func (l Layout) Socket() string { return filepath.Join(l.Run, DaemonSocket) }
 
 // Blobs is the cache of OCI layers.
 func (l Layout) Blobs() string { return filepath.Join(l.Cache, BlobsDir) }
+
+// Builds is the cache of what the steps of builds made, by their keys.
+func (l Layout) Builds() string { return filepath.Join(l.Cache, BuildsDir) }
 
 // Catalogs is the cache of the catalogs that the configuration adds.
 func (l Layout) Catalogs() string { return filepath.Join(l.Cache, CatalogsDir) }
