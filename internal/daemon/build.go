@@ -248,6 +248,11 @@ func (b *builder) sign(target *buildStage) error {
 // the name in the end.
 func (b *builder) again(ctx context.Context) (im banger.Image, done bool, err error) {
 	name := b.r.Name
+	unlock, err := b.d.keys.Lock(ctx, "image/"+name)
+	if err != nil {
+		return im, false, err
+	}
+	defer unlock()
 	if !b.d.images.Has(name) {
 		return im, false, nil
 	}
@@ -265,7 +270,7 @@ func (b *builder) again(ctx context.Context) (im banger.Image, done bool, err er
 			im.Kernel = b.r.Kernel
 			err = state.WriteRecord(b.d.images.Path(name, state.ManifestFile), im)
 		}
-		return im, true, err
+		return im, err == nil, err
 	}
 	b.d.refs.Lock()
 	defer b.d.refs.Unlock()

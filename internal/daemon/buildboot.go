@@ -38,7 +38,7 @@ func (s *buildStage) boot(ctx context.Context) (*buildVM, error) {
 	}
 	vm, err := s.b.d.bootBuilder(ctx, spec, s.b.p)
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, s.b.d.dropTemporary(spec.Image))
 	}
 	vm.b = s.b
 	for _, blob := range send {

@@ -71,7 +71,7 @@ func (d *Daemon) bootBuilder(ctx context.Context, spec banger.VMSpec, p progress
 	defer free()
 	v, err := d.addVM(ctx, banger.VM{ID: newID(), Name: spec.Name, Spec: spec, Root: root, Owner: &d.self})
 	if err != nil {
-		return nil, errors.Join(err, d.dropTemporary(spec.Image))
+		return nil, err
 	}
 	b := &buildVM{d: d, v: v}
 	defer func() {
