@@ -244,6 +244,8 @@ func TestBuildCache(t *testing.T) {
 func TestBuildRefuses(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
+	h.addImage("foreign")
+	h.must(state.WriteRecord(filepath.Join(h.layout.Images(), "foreign", state.ManifestFile), banger.Image{Name: "foreign", Arch: "s390x"}))
 	h.open()
 	dir := h.context(map[string]string{"a": "A", "out": "-> ../../../../etc/passwd", "Dockerfile": "FROM scratch\nCOPY a /"})
 	for _, tt := range []struct {
@@ -264,11 +266,13 @@ func TestBuildRefuses(t *testing.T) {
 		{banger.ImageBuildRequest{Name: "x", Context: dir, Text: "FROM scratch\nCOPY a /x\nCOPY a /x/y"}, banger.Invalid, "Dockerfile:3: COPY a /x/y: \"a\": \"/x\" is no directory"},
 		{banger.ImageBuildRequest{Name: "x", Context: dir, Text: "FROM scratch\nCOPY --chown=me a /"}, banger.Invalid, "not in the stage's /etc/passwd"},
 		{banger.ImageBuildRequest{Name: "image", Context: dir}, banger.Exists, "no build made it"},
+		{banger.ImageBuildRequest{Name: "x", Text: "FROM foreign"}, banger.Unsupported, `Dockerfile:1: image "foreign" is made for s390x`},
 		{banger.ImageBuildRequest{Name: "x", FromImage: "image", Packages: []string{"-o"}}, banger.Invalid, "no name of a Debian package"},
 	} {
 		_, _, err := h.build(tt.r)
 		wantKind(t, err, tt.kind, tt.says)
 	}
+	h.must(h.client.ImageDelete(t.Context(), banger.NameRequest{Name: "foreign"}))
 	h.clean()
 }
 

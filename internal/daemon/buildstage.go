@@ -60,7 +60,10 @@ func (b *builder) addStage(ctx context.Context, st *dockerfile.Stage) (err error
 		s.from = b.stages[st.Base.Stage]
 		s.first = s.from.last()
 	case st.Base.Image != "":
-		if s.base, err = b.base(ctx, st.Base.Image); err != nil {
+		if s.base, err = b.base(ctx, st.Base.Image); err == nil {
+			err = runsHere(s.base.image)
+		}
+		if err != nil {
 			return b.at(st.Line, err)
 		}
 		s.first = s.base.key

@@ -54,9 +54,8 @@ func (d *Daemon) vmCreate(ctx context.Context, r banger.VMCreateRequest, p progr
 	if err != nil {
 		return banger.VM{}, err
 	}
-	if image.Arch != "" && image.Arch != hostArch() {
-		return banger.VM{}, banger.Errorf(banger.Unsupported, "image %q is made for %s, this host is %s", image.Name, image.Arch, hostArch()).
-			WithHint("pull it for this host: banger image pull --name NAME REF")
+	if err := runsHere(image); err != nil {
+		return banger.VM{}, err
 	}
 	spec.Image = image.Name
 	if spec.Kernel == "" {
@@ -102,6 +101,15 @@ func (d *Daemon) vmCreate(ctx context.Context, r banger.VMCreateRequest, p progr
 		return rec, errors.Join(err, d.remove(v))
 	}
 	return rec, nil
+}
+
+// runsHere refuses an image that is made for another machine.
+func runsHere(image banger.Image) error {
+	if image.Arch == "" || image.Arch == hostArch() {
+		return nil
+	}
+	return banger.Errorf(banger.Unsupported, "image %q is made for %s, this host is %s", image.Name, image.Arch, hostArch()).
+		WithHint("pull it for this host: banger image pull --name NAME REF")
 }
 
 // maxConsoles is how many consoles of VMs that did not boot are kept.
