@@ -73,6 +73,21 @@ type ImageReport struct {
 	Inodes int    `json:"inodes,omitempty"` // files whose metadata were found sound; 0: its file system is not read
 }
 
+// Pruned is one thing that ImagePrune removed, or would remove.
+type Pruned struct {
+	Kind string `json:"kind"` // image, layer, boot disk, initrd or modules disk
+	Name string `json:"name"`
+	Size int64  `json:"size"` // bytes on disk that it frees
+	Why  string `json:"why"`
+}
+
+// PruneReport is what ImagePrune did, or would do.
+type PruneReport struct {
+	Items []Pruned `json:"items"`
+	Freed int64    `json:"freed"` // bytes in all
+	Dry   bool     `json:"dry_run,omitempty"`
+}
+
 // ImagePushed says what a push made.
 type ImagePushed struct {
 	Ref    string `json:"ref"`    // in full

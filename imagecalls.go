@@ -60,6 +60,12 @@ type ImagePushRequest struct {
 	Compression string `json:"compression,omitempty"`
 }
 
+// ImagePruneRequest asks to remove what nothing needs any more.
+type ImagePruneRequest struct {
+	DryRun bool `json:"dry_run,omitempty"` // only tell
+	All    bool `json:"all,omitempty"`     // also the images that no VM uses
+}
+
 // ImageList lists the images of the store, also those with a bad record.
 func (c *Client) ImageList(ctx context.Context) ([]Image, error) {
 	return call[[]Image](ctx, c, "image.list", nil)
@@ -113,6 +119,11 @@ func (c *Client) ImageHistory(ctx context.Context, name string) ([]ImageStep, er
 // was. Kinds: not_found, conflict (it was changed), invalid (it is damaged).
 func (c *Client) ImageVerify(ctx context.Context, name string, progress func(Progress)) (ImageReport, error) {
 	return stream[ImageReport](ctx, c, "image.verify", NameRequest{Name: name}, progress)
+}
+
+// ImagePrune removes what nothing needs any more, or only tells. What a VM uses stays.
+func (c *Client) ImagePrune(ctx context.Context, r ImagePruneRequest) (PruneReport, error) {
+	return call[PruneReport](ctx, c, "image.prune", r)
 }
 
 // ImageSave writes an image as an OCI layout in a tar. Kinds: not_found,

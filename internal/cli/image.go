@@ -12,7 +12,8 @@ import (
 
 func (c *CLI) imageCommand() *cobra.Command {
 	return noun("image", "Manage images", c.imagePullCommand(), c.imageBuildCommand(), c.imageImportCommand(), c.imageRegisterCommand(),
-		c.imageLsCommand(), c.imageShowCommand(), c.imageHistoryCommand(), c.imageVerifyCommand(), c.imageTagCommand(), c.imageSaveCommand(), c.imagePushCommand(), c.imageRmCommand())
+		c.imageLsCommand(), c.imageShowCommand(), c.imageHistoryCommand(), c.imageVerifyCommand(), c.imageTagCommand(),
+		c.imageSaveCommand(), c.imagePushCommand(), c.imageRmCommand(), c.imagePruneCommand())
 }
 
 func (c *CLI) imagePullCommand() *cobra.Command {

@@ -169,3 +169,46 @@ func shortDigest(digest string) string {
 	const most = len("sha256:") + 12
 	return digest[:min(len(digest), most)]
 }
+
+func (c *CLI) imagePruneCommand() *cobra.Command {
+	var l list
+	var r banger.ImagePruneRequest
+	cmd := &cobra.Command{
+		Use: "prune", Short: "Remove what no image and no VM needs any more",
+		Long: `Remove layers that no image refers to, and boot disks, initrds and disks of modules that
+were made for kernels which are gone or by another banger: all of that can be had again.
+With --all remove images too that no VM uses. What a VM needs always stays.`,
+		Example: `  banger image prune --dry-run
+  banger image prune --all`,
+		Args: args(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return c.call(cmd.Context(), func(client *banger.Client) error {
+				report, err := client.ImagePrune(cmd.Context(), r)
+				if err != nil {
+					return err
+				}
+				if !l.quiet && (c.json || l.format == "json") {
+					return c.printJSON(report)
+				}
+				if len(report.Items) > 0 || l.format != "table" {
+					err = printList(c, cmd, l, "NAME\tKIND\tSIZE\tWHY", report.Items, func(p banger.Pruned) []string {
+						return []string{p.Name, p.Kind, size(p.Size), p.Why}
+					})
+				}
+				if err != nil || l.quiet || l.format != "table" {
+					return err
+				}
+				freed := "freed"
+				if report.Dry {
+					freed = "would free"
+				}
+				_, err = fmt.Fprintf(c.Stdout, "%s %s\n", freed, size(report.Freed))
+				return err
+			})
+		},
+	}
+	l.flags(cmd)
+	cmd.Flags().BoolVar(&r.DryRun, "dry-run", false, "only tell what would go")
+	cmd.Flags().BoolVarP(&r.All, "all", "a", false, "images too that no VM uses")
+	return cmd
+}

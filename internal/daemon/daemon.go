@@ -18,6 +18,7 @@ import (
 	"banger/internal/catalogs"
 	"banger/internal/imagecat"
 	"banger/internal/kernelcat"
+	"banger/internal/oci"
 	"banger/internal/state"
 	"banger/internal/vmm"
 )
@@ -53,6 +54,8 @@ type Daemon struct {
 	// and with it the tasks, which the calls need for that.
 	calls, life context.Context
 	stop, end   context.CancelCauseFunc
+
+	flight oci.Flight // what pulls are getting
 
 	keys state.Keys // one operation at a time on each kernel, image, VM
 
@@ -196,6 +199,7 @@ func (d *Daemon) routes() []api.Route {
 		api.Unary("image.history", d.imageHistory),
 		api.Stream("image.import", long(d, d.imageImport)),
 		api.Unary("image.list", d.imageList),
+		api.Unary("image.prune", d.imagePrune),
 		api.Stream("image.pull", long(d, d.imagePull)),
 		api.Stream("image.push", long(d, d.imagePush)),
 		api.Unary("image.register", d.imageRegister),

@@ -71,8 +71,13 @@ func (d *Daemon) imagePull(ctx context.Context, r banger.ImagePullRequest, p pro
 	if d.images.Has(name) && !r.Force {
 		return d.imageAgain(ctx, r, o)
 	}
+	defer func() {
+		for _, im := range o.held {
+			_ = im.Close()
+		}
+	}()
 	return d.addImage(r.Force, func(stage string) (banger.Image, error) {
-		im, err := d.makeImage(ctx, stage, o, p)
+		im, err := d.makeImage(ctx, stage, &o, p)
 		if err != nil {
 			return im, fmt.Errorf("pull image %q: %w", r.Ref, err)
 		}
@@ -125,6 +130,10 @@ type imageOrder struct {
 	catalog catalogs.Origin // that names the sources; zero: the built-in one, or the user does
 
 	platform, arch string // as it was asked for, maybe empty; as uname -m
+
+	// held are images that count as being pulled, so that no prune takes their
+	// layers, until there is a record that refers to these.
+	held []*oci.Image
 }
 
 // imageOrder finds what a pull is about: an entry of the catalogs, or else a
@@ -179,7 +188,7 @@ func (d *Daemon) mayBeListed(ref string) (listed, isQualified bool, err error) {
 
 // ociOptions are those of all that a catalog, or the user, names.
 func (d *Daemon) ociOptions(from catalogs.Origin, p progress) oci.Options {
-	return oci.Options{Cache: d.Layout.Blobs(), Progress: p, Origin: from.Host(), AllowPrivate: from.AllowPrivate}
+	return oci.Options{Cache: d.Layout.Blobs(), Flight: &d.flight, Progress: p, Origin: from.Host(), AllowPrivate: from.AllowPrivate}
 }
 
 // imageAgain answers a pull of an image that is there: the same digest is no
@@ -221,7 +230,7 @@ func (d *Daemon) sameImage(ctx context.Context, im banger.Image, o imageOrder) (
 
 // makeImage tries the sources in their order; a source that cannot be reached
 // is passed over with a word, any other failure is final.
-func (d *Daemon) makeImage(ctx context.Context, stage string, o imageOrder, p progress) (banger.Image, error) {
+func (d *Daemon) makeImage(ctx context.Context, stage string, o *imageOrder, p progress) (banger.Image, error) {
 	var errs []error
 	for i, s := range o.sources {
 		options := d.ociOptions(o.catalog, p)
@@ -230,7 +239,7 @@ func (d *Daemon) makeImage(ctx context.Context, stage string, o imageOrder, p pr
 			return banger.Image{}, banger.Errorf(banger.Unsupported, "%s cannot be made for %s on this host", s, o.arch).
 				WithHint("pull an image of a registry")
 		}
-		im, err := d.makeImageFrom(ctx, stage, s, options)
+		im, err := d.makeImageFrom(ctx, stage, s, o, options)
 		if err == nil {
 			return im, nil
 		}
@@ -245,7 +254,7 @@ func (d *Daemon) makeImage(ctx context.Context, stage string, o imageOrder, p pr
 	return banger.Image{}, errors.Join(errs...)
 }
 
-func (d *Daemon) makeImageFrom(ctx context.Context, stage string, s imagecat.Source, o oci.Options) (banger.Image, error) {
+func (d *Daemon) makeImageFrom(ctx context.Context, stage string, s imagecat.Source, order *imageOrder, o oci.Options) (banger.Image, error) {
 	im := banger.Image{Source: s.String(), Arch: hostArch(), CreatedAt: time.Now().UTC().Truncate(time.Second)}
 	var layers []rootfs.Layer
 	switch {
@@ -259,7 +268,7 @@ func (d *Daemon) makeImageFrom(ctx context.Context, stage string, s imagecat.Sou
 		if err != nil {
 			return im, err
 		}
-		defer found.Close()
+		order.held = append(order.held, found)
 		im.Source = "oci:" + found.Ref
 		if layers, err = takeOCI(stage, &im, found); err != nil {
 			return im, err

@@ -41,6 +41,33 @@ func Cached(cache, digest string) bool {
 	return err == nil
 }
 
+// CachedBlob is a blob of the cache.
+type CachedBlob struct {
+	Digest, Path string
+	Size         int64 // bytes on disk
+}
+
+// CachedBlobs lists the whole blobs of the cache, in the order of their digests.
+func CachedBlobs(cache string) ([]CachedBlob, error) {
+	entries, err := os.ReadDir(filepath.Join(cache, "sha256"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	var blobs []CachedBlob
+	for _, e := range entries {
+		b := CachedBlob{Digest: "sha256:" + e.Name()}
+		if !digestGrammar.MatchString(b.Digest) {
+			continue
+		}
+		b.Path = blobPath(cache, b.Digest)
+		if fi, err := os.Lstat(b.Path); err == nil {
+			b.Size = fi.Sys().(*syscall.Stat_t).Blocks * 512
+			blobs = append(blobs, b)
+		}
+	}
+	return blobs, err
+}
+
 // sweep removes partial blobs that a killed pull left. It is best effort: what
 // cannot be removed only takes space.
 func sweep(cache string) {
