@@ -28,6 +28,17 @@ const maxFile = 1 << 20
 type Config struct {
 	Kernel Section `toml:"kernel"`
 	Image  Section `toml:"image"`
+
+	Registries []Registry `toml:"registry"` // of images
+}
+
+// Registry says how one registry of images is asked.
+type Registry struct {
+	Host     string   `toml:"host"`     // as in references: host[:port]
+	Insecure bool     `toml:"insecure"` // take any certificate, and plain HTTP
+	Mirrors  []string `toml:"mirrors"`  // asked before it: host[:port][/prefix]
+
+	Line int `toml:"-"` // of its table in the file; 0 where that is not known
 }
 
 // Section is what concerns kernels, or images.
@@ -66,10 +77,18 @@ func Read(path string) (Config, error) {
 		noun     string
 		catalogs []Catalog
 	}{{"kernel", c.Kernel.Catalogs}, {"image", c.Image.Catalogs}} {
-		findLines(text, s.noun, s.catalogs)
+		for i, line := range findLines(text, s.noun+`\s*\.\s*catalog`, len(s.catalogs)) {
+			s.catalogs[i].Line = line
+		}
 		if err := check(path, s.noun, s.catalogs); err != nil {
 			return Config{}, err
 		}
+	}
+	for i, line := range findLines(text, "registry", len(c.Registries)) {
+		c.Registries[i].Line = line
+	}
+	if err := checkRegistries(path, c.Registries); err != nil {
+		return Config{}, err
 	}
 	return c, nil
 }
@@ -180,10 +199,10 @@ func keysOf(t reflect.Type, key string) (known []string, below reflect.Type) {
 	return known, below
 }
 
-// findLines notes where each catalog's table begins. The decoder does not say;
-// where the tables are not written as such the lines stay unknown.
-func findLines(text []byte, noun string, catalogs []Catalog) {
-	header := regexp.MustCompile(`^\s*\[{1,2}\s*` + noun + `\s*\.\s*catalog\s*\]`) // a single one is written as [...] too
+// findLines finds where each of n tables begins. The decoder does not say; where
+// the tables are not written as such the lines stay unknown.
+func findLines(text []byte, table string, n int) []int {
+	header := regexp.MustCompile(`^\s*\[{1,2}\s*` + table + `\s*\]`) // a single one is written as [...] too
 	var lines []int
 	number := 0
 	for line := range bytes.Lines(text) {
@@ -192,12 +211,10 @@ func findLines(text []byte, noun string, catalogs []Catalog) {
 			lines = append(lines, number)
 		}
 	}
-	if len(lines) != len(catalogs) {
-		return
+	if len(lines) != n {
+		return nil
 	}
-	for i := range catalogs {
-		catalogs[i].Line = lines[i]
-	}
+	return lines
 }
 
 // catalogName is the grammar of a catalog's name: never that of a registry's

@@ -307,7 +307,7 @@ func TestWrongConfiguration(t *testing.T) {
 	wantKind(t, err, banger.Exists)
 	reg := newRegistry(t, "one")
 	_, err = h.client.ImagePull(t.Context(), banger.ImagePullRequest{Ref: reg.host + "/some/thing:1"}, nil)
-	h.must(err)
+	wrong(err) // it may say how the registry is to be asked
 
 	h.config("[[kernel.catalog]]\nurl = \"https://example.org/k.json\"\nkey = \"nonsense\"\n")
 	if info, err = h.client.SystemInfo(t.Context()); err != nil || info.ConfigError == nil || !strings.Contains(info.ConfigError.Msg, h.layout.Config+":1: catalog example.org") {
@@ -319,6 +319,12 @@ func TestWrongConfiguration(t *testing.T) {
 	}
 	if _, err := h.client.KernelCatalog(t.Context()); err != nil {
 		t.Error(err)
+	}
+	// A mirror has it under another name, and is asked instead.
+	h.config("[[registry]]\nhost = \"registry.invalid\"\nmirrors = [%q]\n", reg.host+"/some")
+	im, err := h.client.ImagePull(t.Context(), banger.ImagePullRequest{Ref: "registry.invalid/thing:1"}, nil)
+	if err != nil || im.Source != "oci:registry.invalid/thing:1" || im.Config.User != "one" {
+		t.Errorf("by a mirror: %+v, %v", im, err)
 	}
 	h.remove("web")
 }

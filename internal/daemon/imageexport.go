@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 
 	"banger"
+	"banger/internal/catalogs"
 	"banger/internal/oci"
 	"banger/internal/rootfs"
 	"banger/internal/state"
@@ -40,12 +41,16 @@ func (d *Daemon) imagePush(ctx context.Context, r banger.ImagePushRequest, p pro
 	if done.Ref, err = oci.FullRef(r.Ref); err != nil { // before anything is packed
 		return done, err
 	}
+	options, err := d.ociOptions(catalogs.Origin{}, p)
+	if err != nil {
+		return done, err
+	}
 	e, reused, err := d.export(ctx, r.Name, r.Compression, p)
 	if err != nil {
 		return done, fmt.Errorf("push image %q: %w", r.Name, state.Classify(err))
 	}
 	defer e.Close()
-	if done.Ref, err = e.Push(ctx, r.Ref, oci.Options{Progress: p}); err != nil {
+	if done.Ref, err = e.Push(ctx, r.Ref, options); err != nil {
 		return done, err
 	}
 	done.Digest, done.Reused = e.Digest, reused

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"banger"
@@ -262,4 +263,53 @@ func TestImagePlatform(t *testing.T) {
 	wantKind(t, err, banger.Unsupported, `image "foreign" is made for`)
 	h.must(h.client.ImageDelete(t.Context(), banger.NameRequest{Name: "foreign"}))
 	h.clean()
+}
+
+// Whoever pulls the same at the same time, under one name or several: a layer
+// comes once, and all succeed.
+func TestImagePullTwice(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	h.open()
+	reg := newRegistry(t, "one")
+	var all sync.WaitGroup
+	for _, name := range []string{"a", "a", "b", "b", "c"} {
+		all.Go(func() {
+			im, err := h.client.ImagePull(t.Context(), banger.ImagePullRequest{Ref: reg.host + "/some/thing:1", Name: name}, nil)
+			if err != nil || im.Name != name || len(im.Layers) != 1 {
+				t.Errorf("%s: %+v, %v", name, im, err)
+			}
+		})
+	}
+	all.Wait()
+	im, err := h.client.ImageShow(t.Context(), "a")
+	h.must(err)
+	reg.mu.Lock()
+	defer reg.mu.Unlock()
+	if n := reg.gets[im.Layers[0].Digest]; n != 1 {
+		t.Errorf("the layer was loaded %d times", n)
+	}
+}
+
+// A disk that is full in mid-build leaves nothing, and what fits comes.
+func TestImageDiskFull(t *testing.T) {
+	t.Parallel()
+	if os.Getuid() != 0 {
+		t.Skip("only root can mount a small file system")
+	}
+	h := newHost(t)
+	if err := h.spawn("", "size=4m"); err != nil {
+		t.Skip(err) // root, but in a container
+	}
+	reg := newRegistry(t, "small")
+	reg.more = 16 << 20
+	reg.serve("large")
+	_, err := h.client.ImagePull(t.Context(), banger.ImagePullRequest{Ref: reg.host + "/some/thing:1"}, nil)
+	wantKind(t, err, banger.Exhausted, "no space left")
+	if left, err := os.ReadDir(h.inside(state.ImagesDir)); err != nil || len(left) > 0 {
+		t.Errorf("left: %v, %v", left, err)
+	}
+	reg.more = 0
+	reg.serve("small")
+	h.pullImage(reg.host+"/some/thing:1", "small")
 }

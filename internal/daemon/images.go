@@ -18,6 +18,7 @@ import (
 
 	"banger"
 	"banger/internal/catalogs"
+	"banger/internal/config"
 	"banger/internal/imagecat"
 	"banger/internal/oci"
 	"banger/internal/rootfs"
@@ -187,8 +188,13 @@ func (d *Daemon) mayBeListed(ref string) (listed, isQualified bool, err error) {
 }
 
 // ociOptions are those of all that a catalog, or the user, names.
-func (d *Daemon) ociOptions(from catalogs.Origin, p progress) oci.Options {
-	return oci.Options{Cache: d.Layout.Blobs(), Flight: &d.flight, Progress: p, Origin: from.Host(), AllowPrivate: from.AllowPrivate}
+func (d *Daemon) ociOptions(from catalogs.Origin, p progress) (oci.Options, error) {
+	c, err := config.Read(d.Layout.Config)
+	o := oci.Options{Cache: d.Layout.Blobs(), Flight: &d.flight, Progress: p, Origin: from.Host(), AllowPrivate: from.AllowPrivate}
+	for _, r := range c.Registries {
+		o.Registries = append(o.Registries, oci.Registry{Host: r.Host, Insecure: r.Insecure, Mirrors: r.Mirrors})
+	}
+	return o, err
 }
 
 // imageAgain answers a pull of an image that is there: the same digest is no
@@ -224,16 +230,23 @@ func (d *Daemon) sameImage(ctx context.Context, im banger.Image, o imageOrder) (
 	case s.OCI == "" || im.Digest == "":
 		return false, nil
 	}
-	found, err := oci.Named(ctx, s.OCI, d.ociOptions(o.catalog, nil))
+	options, err := d.ociOptions(o.catalog, nil)
+	if err != nil {
+		return false, err
+	}
+	found, err := oci.Named(ctx, s.OCI, options)
 	return found == im.Digest || found == im.Named, err
 }
 
 // makeImage tries the sources in their order; a source that cannot be reached
 // is passed over with a word, any other failure is final.
 func (d *Daemon) makeImage(ctx context.Context, stage string, o *imageOrder, p progress) (banger.Image, error) {
+	options, err := d.ociOptions(o.catalog, p)
+	if err != nil {
+		return banger.Image{}, err
+	}
 	var errs []error
 	for i, s := range o.sources {
-		options := d.ociOptions(o.catalog, p)
 		options.Arch = cmp.Or(o.platform, o.arch)
 		if s.OCI == "" && s.Bundle == nil && o.arch != hostArch() {
 			return banger.Image{}, banger.Errorf(banger.Unsupported, "%s cannot be made for %s on this host", s, o.arch).

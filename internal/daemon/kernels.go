@@ -213,7 +213,10 @@ func (d *Daemon) hasKernel(name string) (local string, ok bool) {
 // behalf of the catalog that names them. Layers are cached like those of any image.
 func (d *Daemon) openKernelImage(from catalogs.Origin) func(ctx context.Context, ref, arch string, p func(banger.Progress)) (*kernelcat.Image, error) {
 	return func(ctx context.Context, ref, arch string, p func(banger.Progress)) (*kernelcat.Image, error) {
-		o := d.ociOptions(from, p)
+		o, err := d.ociOptions(from, p)
+		if err != nil {
+			return nil, err
+		}
 		o.Arch = arch
 		found, err := oci.Resolve(ctx, ref, o)
 		if err != nil {

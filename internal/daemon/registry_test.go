@@ -25,6 +25,8 @@ type registry struct {
 	blob map[string][]byte // by digest
 	last string            // the manifest's digest
 	cut  bool              // layers end too early
+	gets map[string]int    // how often each was asked for
+	more int               // bytes that the file has besides
 	part map[string][]byte // what is being pushed, by session
 }
 
@@ -41,7 +43,7 @@ func newRegistry(t *testing.T, what string) *registry {
 func (r *registry) serve(what string) {
 	var layer bytes.Buffer
 	w := tar.NewWriter(&layer)
-	text := "this is " + what + strings.Repeat("\n", 4096)
+	text := "this is " + what + strings.Repeat("\n", 4096+r.more)
 	_ = w.WriteHeader(&tar.Header{Name: "file", Typeflag: tar.TypeReg, Mode: 0o644, Size: int64(len(text))})
 	_, _ = w.Write([]byte(text))
 	_ = w.Close()
@@ -90,6 +92,10 @@ func (r *registry) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 			b = b[:4096]
 		}
 		if req.Method != http.MethodHead {
+			if r.gets == nil {
+				r.gets = map[string]int{}
+			}
+			r.gets[name]++
 			_, _ = w.Write(b)
 		}
 	}

@@ -49,6 +49,9 @@ type Policy struct {
 	// AllowHTTP is set where the user's configuration allows plain HTTP
 	// beyond loopback. Going from https to http stays refused.
 	AllowHTTP bool
+	// AnyCert is a host[:port] whose certificate nobody has to vouch for,
+	// because the user's configuration says so. Empty: there is none.
+	AnyCert string
 }
 
 // Guard is the innermost http.RoundTripper of a client: every request passes
@@ -110,7 +113,32 @@ func newGuard(origin string, p Policy, stall time.Duration, h hooks) *Guard {
 	if h.roots != nil {
 		g.base.TLSClientConfig = &tls.Config{RootCAs: h.roots}
 	}
+	if p.AnyCert != "" {
+		g.base.DialTLSContext = g.dialTLS
+	}
 	return g
+}
+
+// dialTLS checks the certificates of all hosts but one. Through a proxy it is
+// not asked, and then all are checked.
+func (g *Guard) dialTLS(ctx context.Context, network, addr string) (net.Conn, error) {
+	conn, err := g.dial(ctx, network, addr)
+	if err != nil {
+		return nil, err
+	}
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return nil, errors.Join(err, conn.Close())
+	}
+	c := tls.Client(conn, &tls.Config{ServerName: host, RootCAs: g.hooks.roots, NextProtos: []string{"h2", "http/1.1"},
+		InsecureSkipVerify: addr == withPort(g.policy.AnyCert, "https")})
+	ctx, cancel := context.WithTimeout(ctx, tlsTimeout)
+	defer cancel()
+	if err := c.HandshakeContext(ctx); err != nil {
+		_ = conn.Close()
+		return nil, err
+	}
+	return c, nil
 }
 
 // RoundTrip implements http.RoundTripper.

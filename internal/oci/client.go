@@ -28,6 +28,7 @@ const connectTimeout = 30 * time.Second
 // client reads one repository.
 type client struct {
 	ref    reference
+	named  reference // by the user; of a mirror not the same as ref
 	guard  *fetch.Guard
 	http   *http.Client
 	cache  string // blob directory, may be empty
@@ -37,14 +38,14 @@ type client struct {
 }
 
 // connect finds out how the registry wants to be spoken to and logs in.
-func connect(ctx context.Context, ref reference, o Options) (*client, error) {
+func connect(ctx context.Context, ref, named reference, o Options) (*client, error) {
 	auth, err := authn.Resolve(ctx, authn.DefaultKeychain, ref.Context())
 	if err != nil {
 		return nil, loginError(ref, err)
 	}
-	g := fetch.NewGuard(cmp.Or(o.Origin, ref.Context().RegistryStr()), fetch.Policy{AllowPrivate: o.AllowPrivate}, o.Stall)
+	g := newGuard(ref, o)
 	c := &client{
-		ref: ref, guard: g, cache: o.Cache, flight: o.Flight, retry: fetch.Retry{Pause: o.backoff},
+		ref: ref, named: named, guard: g, cache: o.Cache, flight: o.Flight, retry: fetch.Retry{Pause: o.backoff},
 		meter: &meter{step: "pull " + ref.short, report: o.Progress},
 	}
 	tctx, cancel := context.WithTimeoutCause(ctx, connectTimeout, fetch.ErrStalled)
@@ -69,9 +70,23 @@ func connect(ctx context.Context, ref reference, o Options) (*client, error) {
 	return c, nil
 }
 
+// newGuard lets requests for the reference go where they may. A mirror was
+// chosen by the user, whoever named what it mirrors.
+func newGuard(ref reference, o Options) *fetch.Guard {
+	host := ref.Context().RegistryStr()
+	p := fetch.Policy{AllowPrivate: o.AllowPrivate}
+	if ref.insecure {
+		p.AllowHTTP, p.AnyCert = true, host
+	}
+	if ref.mirror {
+		return fetch.NewGuard(host, p, o.Stall)
+	}
+	return fetch.NewGuard(cmp.Or(o.Origin, host), p, o.Stall)
+}
+
 func loginError(ref reference, err error) error {
 	return banger.Errorf(banger.Invalid, "read the login for %s: %w", ref.registry(), err).
-		WithHint("check ~/.docker/config.json, or the file REGISTRY_AUTH_FILE names")
+		WithHint("%s", loginPlaces)
 }
 
 // request asks for a manifest or a blob. The answer's status is 200, or 206 if

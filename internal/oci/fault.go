@@ -40,6 +40,10 @@ func (c *client) explain(ctx context.Context, doing string, err error) error {
 	return fetch.Explain(ctx, doing, err)
 }
 
+// loginPlaces are where go-containerregistry looks, in its order.
+const loginPlaces = "logins are read from ~/.docker/config.json, $DOCKER_CONFIG/config.json, $REGISTRY_AUTH_FILE and " +
+	"$XDG_RUNTIME_DIR/containers/auth.json, in the daemon's environment"
+
 // answered explains an error status of the registry.
 func (c *client) answered(doing string, a *transport.Error) error {
 	reg, said := c.ref.registry(), says(a)
@@ -47,7 +51,7 @@ func (c *client) answered(doing string, a *transport.Error) error {
 	case http.StatusUnauthorized, http.StatusForbidden:
 		// A registry that hides what exists says the same for an unknown repository.
 		return banger.Errorf(banger.Unavailable, "%s: %s wants a login, or has no such repository (%s)", doing, reg, said).
-			WithHint("log in with: podman login %s   (or: docker login %s)", reg, reg)
+			WithHint("log in with: podman login %s   (or: docker login %s); %s", reg, reg, loginPlaces)
 	case http.StatusNotFound:
 		return banger.Errorf(banger.NotFound, "%s: %s does not have it (%s)", doing, reg, said).
 			WithHint("check the repository and the tag")

@@ -17,15 +17,13 @@ func Named(ctx context.Context, ref string, o Options) (string, error) {
 	if id := r.Identifier(); digestGrammar.MatchString(id) {
 		return id, nil
 	}
-	c, err := connect(ctx, r, o)
-	if err != nil {
-		return "", err
-	}
-	defer c.guard.CloseIdleConnections()
-	return c.named(ctx)
+	return ask(ctx, ref, o, func(c *client) (string, error) {
+		defer c.guard.CloseIdleConnections()
+		return c.digestNow(ctx)
+	})
 }
 
-func (c *client) named(ctx context.Context) (digest string, err error) {
+func (c *client) digestNow(ctx context.Context) (digest string, err error) {
 	header := http.Header{"Accept": {strings.Join(acceptManifests(), ",")}}
 	err = c.retry.Do(ctx, func() error {
 		resp, err := c.requestBy(ctx, http.MethodHead, "manifests", c.ref.Identifier(), header.Clone())

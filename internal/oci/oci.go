@@ -39,6 +39,8 @@ type Options struct {
 	Origin string
 	// AllowPrivate lets it send banger to private addresses all the same.
 	AllowPrivate bool
+	// Registries are those of which the user's configuration says how to ask them.
+	Registries []Registry
 	// Flight, if set, is shared by all pulls of a process with the same cache: a
 	// blob that one of them gets is waited for by the others. Nil: each for itself.
 	Flight *Flight
@@ -119,25 +121,12 @@ type store interface {
 // (within about five seconds if it cannot be reached at all) or wants a login,
 // Canceled if ctx ended.
 func Resolve(ctx context.Context, ref string, o Options) (*Image, error) {
-	r, err := parse(ref)
-	if err != nil {
-		return nil, err
-	}
 	want, err := platformOf(o.Arch)
 	if err != nil {
 		return nil, err
 	}
 	sweep(o.Cache)
-	c, err := connect(ctx, r, o)
-	if err != nil {
-		return nil, err
-	}
-	im, err := c.resolve(ctx, want)
-	if err != nil {
-		c.guard.CloseIdleConnections()
-		return nil, err
-	}
-	return im, nil
+	return ask(ctx, ref, o, func(c *client) (*Image, error) { return c.resolve(ctx, want) })
 }
 
 func (c *client) resolve(ctx context.Context, want platform) (*Image, error) {
@@ -154,7 +143,7 @@ func (c *client) resolve(ctx context.Context, want platform) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	im.Ref = c.ref.full
+	im.Ref = c.named.full
 	left := c.flight.join(im)
 	im.release = func() {
 		left()

@@ -27,10 +27,10 @@ const uploadStall = time.Minute
 
 // Push puts the image into a registry under a tag and gives the reference in
 // full. Blobs that the registry has are not sent again. The login is that of a
-// pull; Stall and Progress of the options mean something. Errors are those of
+// pull; Registries, Stall and Progress of the options mean something. Errors are those of
 // Resolve.
 func (e *Export) Push(ctx context.Context, ref string, o Options) (full string, err error) {
-	r, err := parse(ref)
+	r, err := o.reference(ref)
 	if err != nil {
 		return "", err
 	}
@@ -46,7 +46,7 @@ func (e *Export) Push(ctx context.Context, ref string, o Options) (full string, 
 	for _, l := range e.files() {
 		m.total += l.Size
 	}
-	g := fetch.NewGuard(r.Context().RegistryStr(), fetch.Policy{}, o.Stall)
+	g := newGuard(r, o)
 	defer g.CloseIdleConnections()
 	pctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -60,7 +60,7 @@ func (e *Export) Push(ctx context.Context, ref string, o Options) (full string, 
 		if ctx.Err() == nil && errors.Is(context.Cause(pctx), fetch.ErrStalled) {
 			err = banger.Errorf(banger.Unavailable, "the registry has taken nothing for %s", up.stall)
 		}
-		return "", (&client{ref: r, guard: g}).explain(ctx, "push "+r.full, err)
+		return "", (&client{ref: r, named: r, guard: g}).explain(ctx, "push "+r.full, err)
 	}
 	return r.full, nil
 }

@@ -15,6 +15,7 @@ import (
 // (descriptor.md). go-containerregistry is laxer: it takes a/../b.
 var (
 	repositoryGrammar = regexp.MustCompile(`^[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*$`)
+	registryGrammar   = regexp.MustCompile(`^([A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?$`)
 	tagGrammar        = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$`)
 	digestGrammar     = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
 	objectName        = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$`) // of an image here
@@ -32,6 +33,9 @@ type reference struct {
 	name.Reference
 	full  string // with registry, namespace and tag
 	short string // for progress: debian:bookworm
+
+	insecure bool // its registry need not have a certificate, nor TLS
+	mirror   bool // its registry is a mirror that the user chose
 }
 
 // registry is the name of the registry as people write it.
@@ -67,6 +71,9 @@ func parse(s string) (reference, error) {
 		if ref, err = name.ParseReference(s, name.WeakValidation, name.Insecure); err != nil {
 			return bad("cannot be parsed")
 		}
+	}
+	if !registryGrammar.MatchString(ref.Context().RegistryStr()) {
+		return bad("the registry's name is not that of a host")
 	}
 	repo := ref.Context().RepositoryStr()
 	if !repositoryGrammar.MatchString(repo) {
