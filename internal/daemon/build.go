@@ -57,6 +57,8 @@ func (d *Daemon) imageBuild(ctx context.Context, r banger.ImageBuildRequest, p p
 		return im, err
 	}
 	defer unlock()
+	d.builds.Add(1)
+	defer d.builds.Add(-1)
 	b := &builder{d: d, r: r, p: p, now: time.Now().UTC().Truncate(time.Second),
 		bases: map[string]*buildBase{}, stages: map[*dockerfile.Stage]*buildStage{}}
 	if b.scratch, err = os.MkdirTemp(d.Layout.Scratch(), "build-"); err != nil {

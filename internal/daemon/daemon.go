@@ -50,6 +50,8 @@ type Daemon struct {
 	tasks sync.WaitGroup // goroutines that outlive the call that began them
 	busy  atomic.Int64   // calls of long work under way
 
+	builds atomic.Int64 // under way: the layers of their steps belong to no image yet
+
 	// calls ends first, and the calls undo what they are at; then life ends,
 	// and with it the tasks, which the calls need for that.
 	calls, life context.Context

@@ -113,11 +113,14 @@ func (d *Daemon) pruneImage(ctx context.Context, it *banger.Pruned, links map[ui
 }
 
 // pruneLayers removes the blobs that no image refers to, but for those that are
-// being pulled.
+// being pulled, and for all while something is built.
 func (d *Daemon) pruneLayers(ctx context.Context, gone map[string]bool, dry bool) (items []banger.Pruned, err error) {
 	// A pull keeps hold of its layers until its record is there, which it is under this lock.
 	d.refs.Lock()
 	defer d.refs.Unlock()
+	if d.builds.Load() > 0 {
+		return nil, nil
+	}
 	images, err := d.images.List()
 	if err != nil {
 		return nil, err

@@ -48,6 +48,11 @@ func TestImagePrune(t *testing.T) {
 		t.Errorf("all is used, and %s", names)
 	}
 	h.must(h.client.ImageDelete(t.Context(), banger.NameRequest{Name: "one"}))
+	h.d.builds.Add(1)
+	if _, names := h.prune(banger.ImagePruneRequest{}); names != "" {
+		t.Errorf("something is being built, and %s", names)
+	}
+	h.d.builds.Add(-1)
 	for _, dry := range []bool{true, true, false} {
 		if report, names := h.prune(banger.ImagePruneRequest{DryRun: dry}); names != layer(one) || report.Freed < 4096 {
 			t.Errorf("dry %v: %s, %+v", dry, names, report)
