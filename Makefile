@@ -21,10 +21,10 @@ RUN ?=
 SOURCE ?= apt
 
 .DEFAULT_GOAL := help
-.PHONY: help build guest kernel demo test unit e2e exact bench lint install clean
+.PHONY: help build guest kernel golden-image demo test unit e2e exact bench lint install clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
 build: guest ## build bin/banger, a static program that holds the guest's part too
 	@$(BUILD) -ldflags "$(LDFLAGS)" -o bin/banger ./cmd/banger
@@ -37,6 +37,11 @@ guest:
 kernel: ## build generic-6.x, a kernel with every driver built in, into dist; kept for the next time
 	@scripts/setup kernel
 	@scripts/make-generic-kernel.sh --source '$(SOURCE)' --cache '$(BANGER_TEST_CACHE)/generic'
+
+golden-image: ## build the image golden with banger itself, into dist: a bundle and its catalog entry
+	@scripts/setup golden
+	@$(MAKE) --no-print-directory build
+	@scripts/golden-image
 
 demo: ## from nothing to a command inside a microVM, on a bare Debian as root
 	@scripts/setup demo
