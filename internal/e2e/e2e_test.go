@@ -266,8 +266,9 @@ func nothingLeft(root string) error {
 			left = append(left, p+": "+line)
 		}
 	}
+	scratch := filepath.Join(root, "cache", state.ScratchDir)
 	_ = filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
-		if err == nil && (strings.HasPrefix(e.Name(), ".tmp-") || strings.HasPrefix(e.Name(), ".trash-") || filepath.Base(filepath.Dir(path)) == state.ScratchDir) {
+		if err == nil && (strings.HasPrefix(e.Name(), ".tmp-") || strings.HasPrefix(e.Name(), ".trash-") || filepath.Dir(path) == scratch) {
 			left = append(left, path)
 		}
 		return nil
