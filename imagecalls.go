@@ -10,7 +10,9 @@ type ImagePullRequest struct {
 	// Platform chooses one of those that the image is made for: OS/ARCH[/VARIANT]
 	// as OCI has them, or what uname -m says; default: this host's.
 	Platform string `json:"platform,omitempty"`
-	Force    bool   `json:"force,omitempty"` // replace one that is there
+	// FS is what the root file system is written as: ext4, the default, or erofs.
+	FS    string `json:"fs,omitempty"`
+	Force bool   `json:"force,omitempty"` // replace one that is there
 }
 
 // ImageImportRequest asks for an image of files on this host.
@@ -24,6 +26,7 @@ type ImageImportRequest struct {
 	Name     string `json:"name,omitempty"`     // default: that of the image in an archive, or the file's
 	Ref      string `json:"ref,omitempty"`      // which image of an archive that has several
 	Platform string `json:"platform,omitempty"` // as of ImagePullRequest
+	FS       string `json:"fs,omitempty"`       // as of ImagePullRequest; a disk is copied as it is, and must have it
 	Kernel   string `json:"kernel,omitempty"`   // the kernel that the image is to prefer
 	Force    bool   `json:"force,omitempty"`    // replace one that is there
 }

@@ -41,6 +41,7 @@ repository-tag, unless --name says otherwise. Logins are those of docker and pod
 	}
 	cmd.Flags().StringVar(&r.Name, "name", "", "name of the image")
 	platformFlag(cmd, &r.Platform)
+	fsFlag(cmd, &r.FS)
 	c.kernelRefFlag(cmd, &r.Kernel)
 	cmd.Flags().BoolVarP(&r.Force, "force", "f", false, "replace one that is there")
 	return cmd

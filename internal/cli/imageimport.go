@@ -47,6 +47,7 @@ the archive, else like the file, unless --name says otherwise.`,
 	cmd.Flags().StringVar(&r.Name, "name", "", "name of the image")
 	cmd.Flags().StringVar(&r.Ref, "ref", "", "which image of an archive that has several: a tag, a name or a digest")
 	platformFlag(cmd, &r.Platform)
+	fsFlag(cmd, &r.FS)
 	c.kernelRefFlag(cmd, &r.Kernel)
 	cmd.Flags().BoolVarP(&r.Force, "force", "f", false, "replace one that is there")
 	return cmd
@@ -55,6 +56,11 @@ the archive, else like the file, unless --name says otherwise.`,
 func platformFlag(cmd *cobra.Command, to *string) {
 	cmd.Flags().StringVar(to, "platform", "", "what the image is made for, as in linux/arm64 (default: this host's)")
 	_ = cmd.RegisterFlagCompletionFunc("platform", cobra.FixedCompletions([]string{"linux/amd64", "linux/arm64"}, cobra.ShellCompDirectiveNoFileComp))
+}
+
+func fsFlag(cmd *cobra.Command, to *string) {
+	cmd.Flags().StringVar(to, "fs", "", "what the root file system is written as: ext4 or erofs (default ext4)")
+	_ = cmd.RegisterFlagCompletionFunc("fs", cobra.FixedCompletions([]string{"ext4", "erofs"}, cobra.ShellCompDirectiveNoFileComp))
 }
 
 func (c *CLI) kernelRefFlag(cmd *cobra.Command, to *string) {

@@ -27,6 +27,9 @@ func (d *Daemon) imageImport(ctx context.Context, r banger.ImageImportRequest, p
 	if im.Arch, err = oci.Arch(r.Platform); err != nil {
 		return im, err
 	}
+	if err := checkFS(r.FS); err != nil {
+		return im, err
+	}
 	if err := d.checkKernel(r.Kernel); err != nil {
 		return im, err
 	}
@@ -58,7 +61,7 @@ func (d *Daemon) imageImport(ctx context.Context, r banger.ImageImportRequest, p
 		return im, err
 	}
 	return d.addImage(r.Force, func(stage string) (banger.Image, error) {
-		im.Name, im.Kernel, im.Source = r.Name, r.Kernel, "import:"+cmp.Or(r.Path, "-")
+		im.Name, im.Kernel, im.Source, im.FS = r.Name, r.Kernel, "import:"+cmp.Or(r.Path, "-"), r.FS
 		im.CreatedAt = time.Now().UTC().Truncate(time.Second)
 		if err := src.fill(ctx, stage, &im, p); err != nil {
 			return im, fmt.Errorf("import %s: %w", shown, err)

@@ -131,6 +131,7 @@ type imageOrder struct {
 	catalog catalogs.Origin // that names the sources; zero: the built-in one, or the user does
 
 	platform, arch string // as it was asked for, maybe empty; as uname -m
+	fs             string // of the root, as it was asked for, maybe empty
 
 	// held are images that count as being pulled, so that no prune takes their
 	// layers, until there is a record that refers to these.
@@ -140,7 +141,10 @@ type imageOrder struct {
 // imageOrder finds what a pull is about: an entry of the catalogs, or else a
 // reference to a registry.
 func (d *Daemon) imageOrder(ctx context.Context, r banger.ImagePullRequest, p progress) (o imageOrder, err error) {
-	o.platform = r.Platform
+	if err := checkFS(r.FS); err != nil {
+		return o, err
+	}
+	o.platform, o.fs = r.Platform, r.FS
 	if o.arch, err = oci.Arch(r.Platform); err != nil {
 		return o, err
 	}
@@ -223,7 +227,7 @@ func (d *Daemon) imageAgain(ctx context.Context, r banger.ImagePullRequest, o im
 func (d *Daemon) sameImage(ctx context.Context, im banger.Image, o imageOrder) (bool, error) {
 	s := o.sources[0]
 	switch {
-	case im.Arch != o.arch:
+	case im.Arch != o.arch, o.fs != "" && o.fs != cmp.Or(im.FS, rootfs.FSExt4):
 		return false, nil
 	case s.Bundle != nil:
 		return im.Bundle == "sha256:"+s.Bundle.SHA256, nil
@@ -268,7 +272,7 @@ func (d *Daemon) makeImage(ctx context.Context, stage string, o *imageOrder, p p
 }
 
 func (d *Daemon) makeImageFrom(ctx context.Context, stage string, s imagecat.Source, order *imageOrder, o oci.Options) (banger.Image, error) {
-	im := banger.Image{Source: s.String(), Arch: hostArch(), CreatedAt: time.Now().UTC().Truncate(time.Second)}
+	im := banger.Image{Source: s.String(), Arch: hostArch(), FS: order.fs, CreatedAt: time.Now().UTC().Truncate(time.Second)}
 	var layers []rootfs.Layer
 	switch {
 	case s.Bundle != nil:
@@ -320,9 +324,20 @@ func takeOCI(stage string, im *banger.Image, from *oci.Image) ([]rootfs.Layer, e
 	return layers, nil
 }
 
-// buildRootfs makes the root file system of an image.
+// checkFS refuses a kind of file system that no image is made as.
+func checkFS(fs string) error {
+	if fs == "" || fs == rootfs.FSExt4 || fs == rootfs.FSErofs {
+		return nil
+	}
+	return banger.Errorf(banger.Invalid, "%q is not a file system of images: want ext4 or erofs", fs)
+}
+
+// buildRootfs makes the root file system of an image, of the kind that it says.
 func buildRootfs(ctx context.Context, stage string, im *banger.Image, layers []rootfs.Layer, p progress) error {
-	stats, err := rootfs.Build(ctx, filepath.Join(stage, state.RootfsFile), layers, rootfs.Options{Progress: p})
+	stats, err := rootfs.Build(ctx, filepath.Join(stage, state.RootfsFile), layers, rootfs.Options{FS: im.FS, Progress: p})
+	if im.FS == rootfs.FSExt4 {
+		im.FS = "" // as of all others
+	}
 	im.Size = stats.Allocated
 	return err
 }

@@ -92,6 +92,10 @@ func (s *importSource) copyDisk(ctx context.Context, path string, im *banger.Ima
 	if err != nil {
 		return err
 	}
+	if im.FS != "" && im.FS != disk.FS {
+		return banger.Errorf(banger.Invalid, "it is a disk, which is taken as it is: %s, not %s", disk.FS, im.FS).
+			WithHint("leave out --fs")
+	}
 	im.FS = disk.FS
 	if im.SHA256, err = sumFile(ctx, f, fi.Size(), "read the disk", p); err != nil {
 		return err

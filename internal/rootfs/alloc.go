@@ -15,7 +15,7 @@ import (
 type allocator struct {
 	next int64
 	max  int64
-	head int64 // blocks that are kept free for the copies, where a group has them
+	head int64 // blocks that are kept free for the copies, where a group has them; 0 if there are none
 }
 
 // take gives n blocks in one run.
@@ -43,6 +43,9 @@ func (a *allocator) takeSome(min, want int64) (start, n int64, err error) {
 // end is how far a run from b can reach: to the next copies, or all the way. It
 // is not above b where b is in the place of copies.
 func (a *allocator) end(b int64) int64 {
+	if a.head == 0 {
+		return a.max
+	}
 	g := b / blocksPerGroup
 	if b >= g*blocksPerGroup+a.head {
 		g++

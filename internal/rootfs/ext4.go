@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	"hash"
 	"os"
-	"slices"
 )
 
 // The geometry of all file systems made here.
@@ -32,11 +31,9 @@ const (
 // that sparse_super has at fixed places: sparse_super2 could do without them,
 // but Linux grows no file system that has it.
 type writer struct {
-	file   *os.File
+	space
 	limits Limits
 	grows  bool // it is also made to be copied, grown and written to
-	blocks allocator
-	used   bitmap
 	meta   blockWriter
 	inodes []*inode  // by number-1; nil where reserved
 	dirs   []*node   // in the order of their numbers
@@ -51,15 +48,11 @@ type placement struct {
 }
 
 func newWriter(f *os.File, l Limits) *writer {
-	w := &writer{file: f, limits: l, sum: sha256.New()}
+	w := &writer{space: space{file: f}, limits: l, sum: sha256.New()}
 	start := 1 + descriptorBlocks(l.maxGroups())
 	w.blocks = allocator{next: start, max: max(start, l.maxBlocks()), head: start}
 	w.meta.w = f
 	return w
-}
-
-func (w *writer) newData(l *lanes, lane int) *dataWriter {
-	return &dataWriter{w: w.file, lanes: l, lane: lane}
 }
 
 // count is the number of inodes that hold files.
@@ -97,43 +90,13 @@ func (w *writer) finish(ctx context.Context, root *node) error {
 	return w.writeGroups(ctx)
 }
 
-// number gives every inode its number, breadth first and by name, and counts
-// the links. Nodes that later layers removed are not reached and get none.
-func (w *writer) number(root *node) error {
+// number gives every inode its number.
+func (w *writer) number(root *node) (err error) {
 	w.inodes = make([]*inode, firstInode-1)
 	w.inodes[rootInode-1] = root.ino
-	root.ino.number, root.ino.parent, root.ino.links = rootInode, rootInode, 2
-	w.dirs = append(w.dirs, root)
-	for i := 0; i < len(w.dirs); i++ {
-		dir := w.dirs[i]
-		for _, name := range sortedNames(dir) {
-			kid := dir.kids[name]
-			ino := kid.ino
-			if ino.number == 0 {
-				w.inodes = append(w.inodes, ino)
-				ino.number = uint32(len(w.inodes))
-			}
-			if ino.isDir() {
-				ino.parent, ino.links = dir.ino.number, 2
-				dir.ino.links++
-				w.dirs = append(w.dirs, kid)
-				continue
-			}
-			if ino.links++; int(ino.links) > w.limits.Links {
-				return invalid("the file %q has more than %d hard links", name, w.limits.Links)
-			}
-		}
-	}
-	return nil
-}
-
-func sortedNames(dir *node) []string {
-	names := make([]string, 0, len(dir.kids))
-	for name := range dir.kids {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	return names
+	root.ino.number = rootInode
+	w.inodes, w.dirs, err = numberTree(w.inodes, root, w.limits)
+	return err
 }
 
 // allocate writes data to new blocks.

@@ -2,10 +2,6 @@ package rootfs
 
 import (
 	"context"
-	"errors"
-	"syscall"
-
-	"golang.org/x/sys/unix"
 )
 
 // layout is how an image is cut into groups.
@@ -181,33 +177,6 @@ func inodeBitmap(taken, all int64) []byte {
 	m.mark(0, taken)
 	m.mark(all, blocksPerGroup-all)
 	return m
-}
-
-// punch gives back the space of contents that a later layer replaced or
-// removed, so that neither it nor what it said stays in the image.
-func (w *writer) punch(ctx context.Context, from, to int64) error {
-	for b := from; b < to; {
-		if w.used.has(b) {
-			b++
-			continue
-		}
-		start := b
-		for b < to && !w.used.has(b) {
-			b++
-		}
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		err := unix.Fallocate(int(w.file.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE,
-			start*blockSize, (b-start)*blockSize)
-		if errors.Is(err, syscall.EOPNOTSUPP) {
-			return nil // the host's file system has no holes; unused space stays
-		}
-		if err != nil {
-			return diskError(err)
-		}
-	}
-	return nil
 }
 
 // stampUUID sets the version and variant bits of RFC 9562.

@@ -144,6 +144,10 @@ func OpenTree(r io.ReaderAt, size int64) (*Tree, error) {
 	if _, err := r.ReadAt(b, 0); err != nil && err != io.EOF {
 		return nil, diskError(err)
 	}
+	if fileSystem(b) == FSErofs {
+		return nil, banger.Errorf(banger.Unsupported, "it is an erofs file system, which banger does not read").
+			WithHint("make the image anew with --fs ext4")
+	}
 	if fileSystem(b) != FSExt4 {
 		return nil, banger.Errorf(banger.Unsupported, "it is not an ext4 file system")
 	}

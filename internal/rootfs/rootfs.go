@@ -1,5 +1,5 @@
-// Package rootfs merges image layers into a read-only ext4 root file system
-// without root, and writes the small disks and the initrd of a boot.
+// Package rootfs merges image layers into a read-only root file system, ext4 or
+// EROFS, without root, and writes the small disks and the initrd of a boot.
 //
 // File contents go straight from the tar streams to their final place in the
 // image; only headers are kept in memory, merged there, and written last. No
@@ -34,6 +34,7 @@ type Layer struct {
 
 // Options of Build. The zero value is valid.
 type Options struct {
+	FS       string                // FSExt4, the default, or FSErofs
 	Workers  int                   // layers read at the same time, default and at most 4
 	Limits   Limits                // zero fields mean the defaults
 	Progress func(banger.Progress) // may be nil; calls never overlap
@@ -46,12 +47,14 @@ type Stats struct {
 	Allocated int64 // bytes that the image takes on the host's disk
 }
 
-// Build merges the layers into a new ext4 image at path, a read-only file which
-// must not exist. It takes as much space as its contents. A copy of it can be
-// mounted read-write: there is an empty journal, and once the copy is longer
+// Build merges the layers into a new image at path, a read-only file which must
+// not exist. It takes as much space as its contents. A copy of one of ext4 can
+// be mounted read-write: there is an empty journal, and once the copy is longer
 // Linux grows it while it is mounted (resize2fs does so too). The image is on
 // the disk when Build returns; after an error or a cancel there is no file. The
 // same layers, sizes and limits give the same bytes, with any number of workers.
+// What is refused does not depend on the file system: EROFS holds all that ext4
+// holds, and nothing is put into it that ext4 does not hold.
 //
 // Errors are *banger.Error: Invalid for contents that are refused, Exhausted
 // when the disk is full, Exists, Canceled, and those of the layers' readers.
@@ -87,7 +90,7 @@ func build(ctx context.Context, path string, layers []Layer, o Options) (Stats, 
 }
 
 // merge writes the image into an empty file.
-func merge(ctx context.Context, f *os.File, layers []Layer, o Options) (*writer, error) {
+func merge(ctx context.Context, f *os.File, layers []Layer, o Options) (format, error) {
 	limits := o.Limits.withDefaults()
 	if len(layers) == 0 {
 		return nil, invalid("the image has no layers")
@@ -98,9 +101,11 @@ func merge(ctx context.Context, f *os.File, layers []Layer, o Options) (*writer,
 	if o.Workers < 1 {
 		o.Workers = maxLanes
 	}
-	w := newWriter(f, limits)
-	w.grows = true
-	b := &builder{ctx: ctx, layers: layers, options: o, writer: w, budget: newBudget(limits)}
+	w, err := newFormat(o.FS, f, limits)
+	if err != nil {
+		return nil, err
+	}
+	b := &builder{ctx: ctx, layers: layers, options: o, space: w.room(), budget: newBudget(limits)}
 	entries, err := b.readAll()
 	if err != nil {
 		return nil, err
@@ -145,7 +150,7 @@ type builder struct {
 	ctx     context.Context
 	layers  []Layer
 	options Options
-	writer  *writer
+	space   *space
 	budget  *budget
 	mu      sync.Mutex // of the calls of Progress
 }
@@ -164,7 +169,7 @@ func (b *builder) readAll() ([][]entry, error) {
 	ctx, cancel := context.WithCancelCause(b.ctx)
 	defer cancel(nil)
 	ofLane, sizes := assign(b.layers)
-	lanes := newLanes(&b.writer.blocks, sizes...)
+	lanes := newLanes(&b.space.blocks, sizes...)
 	queue := make(chan int, len(ofLane))
 	for lane := range ofLane {
 		queue <- lane
@@ -176,7 +181,7 @@ func (b *builder) readAll() ([][]entry, error) {
 	for range min(b.options.Workers, len(ofLane)) {
 		wg.Go(func() {
 			for lane := range queue {
-				data := b.writer.newData(lanes, lane)
+				data := b.space.newData(lanes, lane)
 				for _, i := range ofLane[lane] {
 					var err error
 					if ctx.Err() == nil {
