@@ -49,6 +49,16 @@ func (d *Daemon) endMachine(rec banger.VM) error {
 	return errors.Join(append(errs, os.RemoveAll(dir))...)
 }
 
+// machineProcesses are those of a VM's machine, the shim first.
+func (d *Daemon) machineProcesses(rec banger.VM) ([]banger.Process, error) {
+	var known []banger.Process
+	if rec.Machine != nil {
+		known = append(known, rec.Machine.Shim, rec.Machine.VMM)
+	}
+	found, err := listeners(d.Layout.VMRun(rec.ID))
+	return append(known, found...), err
+}
+
 // listeners are the processes that hold a socket which listens in dir, but for
 // the daemon itself, which does so for the moment in which it starts a shim.
 func listeners(dir string) ([]banger.Process, error) {

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"reflect"
 	"sync"
 	"time"
@@ -236,7 +237,16 @@ func (v *vm) end(force bool, grace time.Duration) {
 		}
 		rec := v.record()
 		v.d.Log.Warn("the shim does not obey: it is killed", "vm", rec.Name)
-		if err := v.d.endMachine(rec); err != nil {
+		// No more than that: follow sees it vanish, and clears up before anybody
+		// can start another machine, which endMachine here might take for this one.
+		found, err := v.d.machineProcesses(rec)
+		if v.machine() != c {
+			return
+		}
+		for _, p := range found {
+			err = errors.Join(err, killProcess(p))
+		}
+		if err != nil {
 			v.d.Log.Error("end machine", "vm", rec.Name, "err", err)
 		}
 	})
