@@ -40,8 +40,8 @@ var rules = []rule{
 
 	{pkg: "internal/kernelcat", may: []string{".", "internal/fetch", "internal/hostcmd", "internal/hostfile", "internal/state"}, why: leaf},
 	{pkg: "internal/imagecat", may: []string{".", "internal/fetch", "internal/hostcmd", "internal/hostfile", "internal/state"}, why: leaf},
-	{pkg: "internal/oci", may: []string{".", "internal/fetch", "internal/hostcmd", "internal/state"}, why: leaf},
-	{pkg: "internal/dockerfile", may: []string{"."}, why: leaf},
+	{pkg: "internal/oci", may: []string{".", "internal/fetch", "internal/hostcmd", "internal/hostfile", "internal/state"}, why: leaf},
+	{pkg: "internal/dockerfile", may: []string{".", "internal/hostfile"}, why: leaf},
 	{pkg: "internal/rootfs", may: []string{".", "internal/hostcmd", "internal/hostfile", "internal/state"}, why: leaf},
 	{pkg: "internal/catalogs", may: []string{".", "internal/fetch", "internal/state"}, why: leaf},
 	{pkg: "internal/config", may: []string{".", "internal/state"}, why: leaf},

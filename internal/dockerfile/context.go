@@ -19,6 +19,7 @@ import (
 	"github.com/moby/patternmatcher/ignorefile"
 
 	"banger"
+	"banger/internal/hostfile"
 )
 
 // maxFiles is how many files one step may copy.
@@ -237,23 +238,10 @@ func (s *selector) sum(p string) (string, error) {
 	}
 	defer f.Close()
 	h := sha256.New()
-	if _, err := io.Copy(h, &contextReader{s.ctx, f}); err != nil {
+	if _, err := io.Copy(h, hostfile.Reader(s.ctx, f)); err != nil {
 		return "", err
 	}
 	return hex.EncodeToString(h.Sum(nil)), nil
-}
-
-// contextReader ends with its context; reading a file does not.
-type contextReader struct {
-	ctx context.Context
-	r   io.Reader
-}
-
-func (c *contextReader) Read(p []byte) (int, error) {
-	if c.ctx.Err() != nil {
-		return 0, context.Cause(c.ctx)
-	}
-	return c.r.Read(p)
 }
 
 // explain gives an error of reading the context its kind.

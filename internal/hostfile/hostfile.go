@@ -1,4 +1,4 @@
-// Package hostfile is how banger copies a large file of the host: shared with its original where the file system can, and sparse everywhere.
+// Package hostfile is how banger copies a large file of the host: shared with its original where the file system can, and sparse everywhere; and how it reads one until nobody wants it any more.
 package hostfile
 
 import (

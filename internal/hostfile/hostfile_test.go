@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 )
@@ -164,5 +165,19 @@ func TestCloneFullDisk(t *testing.T) {
 	defer full.Close()
 	if _, err := readWrite(full, src, 0, 1<<20); !errors.Is(err, syscall.ENOSPC) {
 		t.Errorf("got %v, want %v", err, syscall.ENOSPC)
+	}
+}
+
+func TestReaderEndsWithItsContext(t *testing.T) {
+	ctx, cancel := context.WithCancelCause(t.Context())
+	r := Reader(ctx, strings.NewReader("text"))
+	b := make([]byte, 2)
+	if n, err := r.Read(b); n != 2 || err != nil {
+		t.Fatalf("%d, %v", n, err)
+	}
+	why := errors.New("enough")
+	cancel(why)
+	if n, err := r.Read(b); n != 0 || err != why {
+		t.Errorf("%d, %v", n, err)
 	}
 }

@@ -14,6 +14,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"banger/internal/hostfile"
 )
 
 // partial is the prefix of blobs that are being written.
@@ -98,7 +100,7 @@ func openCached(ctx context.Context, cache string, l *Layer) (io.ReadCloser, err
 	fi, err := f.Stat()
 	if err == nil && fi.Mode().IsRegular() && fi.Size() == l.Size {
 		h := sha256.New()
-		_, err = io.Copy(h, &contextReader{ctx, f})
+		_, err = io.Copy(h, hostfile.Reader(ctx, f))
 		if err == nil && sumOf(h) == l.Digest {
 			if _, err = f.Seek(0, io.SeekStart); err == nil {
 				return f, nil
@@ -115,19 +117,6 @@ func openCached(ctx context.Context, cache string, l *Layer) (io.ReadCloser, err
 
 func sumOf(h hash.Hash) string {
 	return "sha256:" + hex.EncodeToString(h.Sum(nil))
-}
-
-// contextReader ends with its context; reading a file does not.
-type contextReader struct {
-	ctx context.Context
-	r   io.Reader
-}
-
-func (c *contextReader) Read(p []byte) (int, error) {
-	if c.ctx.Err() != nil {
-		return 0, context.Cause(c.ctx)
-	}
-	return c.r.Read(p)
 }
 
 // cacheFile is a blob on its way into the cache. A nil one takes and does nothing.

@@ -17,6 +17,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"banger"
+	"banger/internal/hostfile"
 )
 
 // Export is an image that is ready to go out: to a file with Save, to a
@@ -250,5 +251,5 @@ func (e *Export) files() []exportLayer {
 
 // open reads a layer from its start.
 func (l exportLayer) open(ctx context.Context) io.Reader {
-	return &contextReader{ctx, io.NewSectionReader(l.file, 0, l.Size)}
+	return hostfile.Reader(ctx, io.NewSectionReader(l.file, 0, l.Size))
 }
