@@ -229,20 +229,11 @@ func ReadModule(modulesDir, file string) (name string, content []byte, err error
 	return path.Base(unpacked(file)), content, nil
 }
 
-// ModuleOrder returns the files of the named modules and of all they depend
-// on, below modulesDir, each after those it depends on: the order to load them
-// in. It reads the modules themselves, so neither depmod nor kmod has to have
-// run. A module that is built in is left out; one that is neither is a NotFound
-// error. In names '-' and '_' are the same.
-func ModuleOrder(modulesDir string, names []string) ([]string, error) {
-	t, err := openModules(modulesDir)
-	if err != nil {
-		return nil, err
-	}
-	defer t.root.Close()
-	return t.order(names)
-}
-
+// order returns the files of the named modules and of all they depend on, each
+// after those it depends on: the order to load them in. It reads the modules
+// themselves, so neither depmod nor kmod has to have run. A module that is built
+// in is left out; one that is neither is a NotFound error. In names '-' and '_'
+// are the same.
 func (t *moduleTree) order(names []string) ([]string, error) {
 	o := ordering{tree: t, state: make(map[string]visit)}
 	for _, n := range names {

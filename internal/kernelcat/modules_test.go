@@ -72,6 +72,15 @@ func debianModules() map[string][]byte {
 	}
 }
 
+func moduleOrder(dir string, names []string) ([]string, error) {
+	t, err := openModules(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer t.root.Close()
+	return t.order(names)
+}
+
 func TestModuleOrder(t *testing.T) {
 	dir := writeFiles(t, debianModules())
 	for _, tt := range []struct {
@@ -86,7 +95,7 @@ func TestModuleOrder(t *testing.T) {
 		{"erofs", "libcrc32c erofs"},
 		{"", ""},
 	} {
-		got, err := ModuleOrder(dir, strings.Fields(tt.names))
+		got, err := moduleOrder(dir, strings.Fields(tt.names))
 		if err != nil {
 			t.Errorf("%s: %v", tt.names, err)
 			continue
@@ -157,7 +166,7 @@ func TestModuleOrderBad(t *testing.T) {
 		{name: "link", kind: banger.NotFound, msg: "no module link"},
 		{name: "broken", kind: banger.Invalid, msg: "kernel/broken.ko"},
 	} {
-		got, err := ModuleOrder(dir, []string{tt.name})
+		got, err := moduleOrder(dir, []string{tt.name})
 		if tt.kind == "" {
 			if s := strings.Join(got, " "); err != nil || s != tt.want {
 				t.Errorf("%s: got %s, %v", tt.name, s, err)
@@ -166,7 +175,7 @@ func TestModuleOrderBad(t *testing.T) {
 			t.Errorf("%s: got %v, want kind %s with %q", tt.name, err, tt.kind, tt.msg)
 		}
 	}
-	if _, err := ModuleOrder(filepath.Join(dir, "nonesuch"), nil); err == nil {
+	if _, err := moduleOrder(filepath.Join(dir, "nonesuch"), nil); err == nil {
 		t.Error("no folder: no error")
 	}
 }
