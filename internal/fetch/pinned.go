@@ -36,6 +36,19 @@ func IsHexSHA256(s string) bool {
 	return len(s) == 2*sha256.Size && strings.Trim(s, "0123456789abcdef") == ""
 }
 
+// ResolveURL makes a reference in a document absolute; base is the document's own
+// URL. That a document of a server names a file of this host is an Invalid error.
+func ResolveURL(base *url.URL, ref string) (*url.URL, error) {
+	u, err := base.Parse(ref)
+	switch {
+	case err != nil:
+		return nil, banger.Errorf(banger.Invalid, "%.200q is no URL", ref)
+	case u.Scheme == "file" && base.Scheme != "file":
+		return nil, banger.Errorf(banger.Invalid, "%.200q is a file of this host", ref)
+	}
+	return u, nil
+}
+
 // CheckPinnedURL says whether a URL can be that of a Pinned, as far as that
 // shows without asking.
 func CheckPinnedURL(u *url.URL) error {

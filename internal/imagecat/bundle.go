@@ -50,12 +50,9 @@ func (c *Catalog) Resolve(base *url.URL) error {
 			if s.Bundle == nil {
 				continue
 			}
-			u, err := base.Parse(s.Bundle.URL)
+			u, err := fetch.ResolveURL(base, s.Bundle.URL)
 			if err == nil {
 				err = fetch.CheckPinnedURL(u)
-			}
-			if err == nil && u.Scheme == "file" && base.Scheme != "file" {
-				err = fmt.Errorf("%.200q is a file of this host", s.Bundle.URL)
 			}
 			if err != nil {
 				return banger.Errorf(banger.Invalid, "read image catalog: image %s: %w", e.Name, err)

@@ -91,12 +91,9 @@ func (c *Catalog) Resolve(base *url.URL) error {
 		if *ref == "" || IsSource(*ref) && !isTarball(*ref) {
 			return nil
 		}
-		u, err := base.Parse(*ref)
-		switch {
-		case err != nil:
-			return banger.Errorf(banger.Invalid, "%.200q is no URL", *ref)
-		case u.Scheme == "file" && base.Scheme != "file":
-			return banger.Errorf(banger.Invalid, "%.200q is a file of this host", *ref)
+		u, err := fetch.ResolveURL(base, *ref)
+		if err != nil {
+			return err
 		}
 		*ref = u.String()
 		return nil
