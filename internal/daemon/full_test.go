@@ -10,6 +10,20 @@ import (
 	"banger/internal/state"
 )
 
+// smallHost is a host whose state is on a file system of its own, with these
+// options for mounting it; its daemon runs already. CI is root, and not in a container.
+func smallHost(t *testing.T, options string) *host {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("only root can mount a small file system")
+	}
+	h := newHost(t)
+	if err := h.spawn("", options); err != nil {
+		t.Skip(err) // root, but in a container
+	}
+	return h
+}
+
 // inside is the path of a file of the state root as the daemon sees it, which
 // has a file system of its own there.
 func (h *host) inside(name string) string {
@@ -20,13 +34,7 @@ func (h *host) inside(name string) string {
 // there can be started, stopped and removed.
 func TestDiskFull(t *testing.T) {
 	t.Parallel()
-	if os.Getuid() != 0 {
-		t.Skip("only root can mount a small file system")
-	}
-	h := newHost(t)
-	if err := h.spawn("", "size=16m"); err != nil {
-		t.Skip(err) // root, but in a container
-	}
+	h := smallHost(t, "size=16m")
 	// The file system is empty: what the harness made is below it.
 	for _, dir := range []string{state.KernelsDir + "/kernel", state.ImagesDir + "/image"} {
 		h.must(os.CopyFS(h.inside(dir), os.DirFS(filepath.Join(h.layout.Root, dir))))

@@ -294,13 +294,7 @@ func TestImagePullTwice(t *testing.T) {
 // A disk that is full in mid-build leaves nothing, and what fits comes.
 func TestImageDiskFull(t *testing.T) {
 	t.Parallel()
-	if os.Getuid() != 0 {
-		t.Skip("only root can mount a small file system")
-	}
-	h := newHost(t)
-	if err := h.spawn("", "size=4m"); err != nil {
-		t.Skip(err) // root, but in a container
-	}
+	h := smallHost(t, "size=4m")
 	reg := newRegistry(t, "small")
 	reg.more = 16 << 20
 	reg.serve("large")

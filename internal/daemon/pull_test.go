@@ -272,13 +272,7 @@ func TestKillDuringPull(t *testing.T) {
 // A disk that fills up in the middle of a pull is told of, and has its space back.
 func TestPullDiskFull(t *testing.T) {
 	t.Parallel()
-	if os.Getuid() != 0 {
-		t.Skip("only root can mount a small file system")
-	}
-	h := newHost(t)
-	if err := h.spawn("", "size=8m"); err != nil {
-		t.Skip(err) // root, but in a container
-	}
+	h := smallHost(t, "size=8m")
 	large, small := newBundle(t, 1, 12<<20), newBundle(t, 2, 2<<20)
 	serve := func(b bundle) string {
 		s, srv := newHalfServer(t, b)
