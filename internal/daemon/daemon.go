@@ -137,7 +137,7 @@ func (d *Daemon) sweep() error {
 	if err := os.Mkdir(d.Layout.Scratch(), 0o700); err != nil {
 		return fmt.Errorf("sweep: %w", err)
 	}
-	errs := []error{d.kernels.Sweep(), d.images.Sweep(), d.disks.Sweep()}
+	errs := []error{d.kernels.Sweep(), d.images.Sweep(), d.disks.Sweep(), oci.Sweep(d.Layout.Blobs())}
 	for _, dir := range []string{d.Layout.Builds(), d.Layout.Catalogs(), d.Layout.BootDisks(), d.Layout.Initrds(), d.Layout.ModuleDisks()} {
 		errs = append(errs, state.SweepDir(dir))
 	}

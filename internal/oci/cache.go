@@ -13,18 +13,12 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
-	"time"
 
 	"banger/internal/hostfile"
 )
 
 // partial is the prefix of blobs that are being written.
 const partial = ".partial-"
-
-// staleAfter is the age at which a partial blob belongs to a pull that was
-// killed: a live one writes, or stalls and fails. If it is wrong, because
-// the machine slept, the pull goes on and only its blob is not cached.
-const staleAfter = time.Hour
 
 // blobPath is where a blob is cached. The digest has passed digestGrammar, so
 // it cannot leave the directory.
@@ -70,18 +64,15 @@ func CachedBlobs(cache string) ([]CachedBlob, error) {
 	return blobs, err
 }
 
-// sweep removes partial blobs that a killed pull left. It is best effort: what
-// cannot be removed only takes space.
-func sweep(cache string) {
-	if cache == "" {
-		return
-	}
-	names, _ := filepath.Glob(filepath.Join(cache, "sha256", partial+"*"))
+// Sweep removes the partial blobs that a killed process left. It is for whoever
+// has the cache to itself: those of a pull that goes on would go too.
+func Sweep(cache string) error {
+	names, err := filepath.Glob(filepath.Join(cache, "sha256", partial+"*"))
+	errs := []error{err}
 	for _, n := range names {
-		if fi, err := os.Lstat(n); err == nil && time.Since(fi.ModTime()) > staleAfter {
-			_ = os.Remove(n)
-		}
+		errs = append(errs, os.Remove(n))
 	}
+	return errors.Join(errs...)
 }
 
 // openCached opens a cached blob if it is there and right; it removes one that

@@ -125,7 +125,6 @@ func Resolve(ctx context.Context, ref string, o Options) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	sweep(o.Cache)
 	return ask(ctx, ref, o, func(c *client) (*Image, error) { return c.resolve(ctx, want) })
 }
 
