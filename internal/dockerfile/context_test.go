@@ -2,6 +2,7 @@ package dockerfile
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -184,19 +185,42 @@ func TestKey(t *testing.T) {
 	}
 }
 
-// A context is data of somebody else: nothing in it makes a selection fail to end.
+// A context is data of somebody else: whatever its patterns, a selection ends,
+// is the same each time, has nothing from outside and nothing that is excluded.
 func FuzzSelect(f *testing.F) {
-	f.Add("*", "a\n!b")
-	f.Add("[", "**/x")
-	f.Add("d/../../x", "!")
+	root := folder(f, "a 1", "d/b 2", "d/e/c 3", "d/loop -> ..", "self -> self", "in -> d", "out -> ../secret", "abs -> /etc", "d/out -> ../../secret", "z -> a", "w[x] 4", "empty/")
+	if err := os.WriteFile(filepath.Join(filepath.Dir(root.Name()), "secret"), []byte("secret"), 0o644); err != nil {
+		f.Fatal(err)
+	}
+	const secret = "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b"
+	for _, seed := range [][2]string{{"*", "a\n!b"}, {"[", "**/x"}, {"d/../../x", "!"}, {"d", "d\n!d/e/c"}, {"out", ""}, {"abs/passwd", ""}, {"in/*", "d/b"},
+		{"d/loop/d/loop/a", "*"}, {"w\\[x]", "w[x]"}, {".", "**\n!**/c"}, {"self", "#\n/a/\n"}, {"z", "a"}} {
+		f.Add(seed[0], seed[1])
+	}
 	f.Fuzz(func(t *testing.T, source, ignore string) {
 		i, err := ParseIgnore("x", []byte(ignore))
-		if err != nil {
+		if err != nil || !fs.ValidPath(source) { // of which a plan has none
 			return
 		}
-		if !fs.ValidPath(source) {
-			return // a plan has none
+		s, err := Select(t.Context(), root.FS(), i, []string{source})
+		if err != nil {
+			var own *banger.Error
+			if !errors.As(err, &own) {
+				t.Fatalf("%q: not one for the user: %v", source, err)
+			}
+			return
 		}
-		_, _ = Select(t.Context(), os.DirFS("testdata/context"), i, []string{source})
+		for _, it := range s.Items {
+			if !fs.ValidPath(it.Path) || it.Name != "" && !fs.ValidPath(it.Name) || it.Sum == secret || it.Source >= len(s.Names) {
+				t.Fatalf("%q has %+v", source, it)
+			}
+			if hidden, _, err := i.hides(it.Path); err != nil || hidden && !it.Mode.IsDir() {
+				t.Fatalf("%q has %s, which %q excludes, %v", source, it.Path, ignore, err)
+			}
+		}
+		again, err := Select(t.Context(), root.FS(), i, []string{source})
+		if err != nil || again.Digest != s.Digest {
+			t.Fatalf("%q: another time %v, %v", source, again, err)
+		}
 	})
 }

@@ -29,7 +29,7 @@ func (s shelf) blob(b []byte) map[string]any {
 }
 
 // add puts an image's blobs into a layout and gives its descriptor.
-func (s shelf) add(t *testing.T, im *image, more map[string]any) map[string]any {
+func (s shelf) add(t testing.TB, im *image, more map[string]any) map[string]any {
 	t.Helper()
 	for _, l := range im.layers {
 		s.blob(l.blob)
@@ -45,7 +45,7 @@ func (s shelf) add(t *testing.T, im *image, more map[string]any) map[string]any 
 	return d
 }
 
-func (s shelf) index(t *testing.T, entries ...map[string]any) shelf {
+func (s shelf) index(t testing.TB, entries ...map[string]any) shelf {
 	t.Helper()
 	s[layoutFile] = `{"imageLayoutVersion":"1.0.0"}`
 	s[indexFile] = string(mustJSON(t, map[string]any{"schemaVersion": 2, "manifests": entries}))
@@ -57,7 +57,7 @@ func named(name string) map[string]any {
 }
 
 // docker makes a docker-archive of images.
-func docker(t *testing.T, images map[string]*image) shelf {
+func docker(t testing.TB, images map[string]*image) shelf {
 	t.Helper()
 	s := shelf{}
 	var list []map[string]any
@@ -77,7 +77,7 @@ func docker(t *testing.T, images map[string]*image) shelf {
 	return s
 }
 
-func (s shelf) tar(t *testing.T) []byte {
+func (s shelf) tar(t testing.TB) []byte {
 	t.Helper()
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
@@ -99,7 +99,7 @@ func (s shelf) tar(t *testing.T) []byte {
 	return b.Bytes()
 }
 
-func (s shelf) dir(t *testing.T) string {
+func (s shelf) dir(t testing.TB) string {
 	t.Helper()
 	dir := t.TempDir()
 	for name, text := range s {
