@@ -11,14 +11,14 @@ import (
 )
 
 // smallHost is a host whose state is on a file system of its own, with these
-// options for mounting it; its daemon runs already. CI is root, and not in a container.
-func smallHost(t *testing.T, options string) *host {
+// options for mounting it, and its cache on another one if there are more; its daemon runs already. CI is root, and not in a container.
+func smallHost(t *testing.T, options ...string) *host {
 	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("only root can mount a small file system")
 	}
 	h := newHost(t)
-	if err := h.spawn("", options); err != nil {
+	if err := h.spawn("", options...); err != nil {
 		t.Skip(err) // root, but in a container
 	}
 	return h
@@ -26,8 +26,11 @@ func smallHost(t *testing.T, options string) *host {
 
 // inside is the path of a file of the state root as the daemon sees it, which
 // has a file system of its own there.
-func (h *host) inside(name string) string {
-	return fmt.Sprintf("/proc/%d/root%s", h.child.Process.Pid, filepath.Join(h.layout.Root, name))
+func (h *host) inside(name string) string { return h.seen(filepath.Join(h.layout.Root, name)) }
+
+// seen is a path as the daemon sees it.
+func (h *host) seen(path string) string {
+	return fmt.Sprintf("/proc/%d/root%s", h.child.Process.Pid, path)
 }
 
 // A disk that is full is told of, and takes nothing but the space: what is

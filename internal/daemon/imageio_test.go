@@ -4,8 +4,11 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
+	"fmt"
 	"io"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
@@ -291,19 +294,80 @@ func TestImagePullTwice(t *testing.T) {
 	}
 }
 
-// A disk that is full in mid-build leaves nothing, and what fits comes.
+// A disk that fills up while an image is made, in whatever way, is told of and has
+// its space back: what fits comes after it. First the images have no room, then
+// the layers and what is spooled.
 func TestImageDiskFull(t *testing.T) {
-	t.Parallel()
-	h := smallHost(t, "size=4m")
-	reg := newRegistry(t, "small")
-	reg.more = 16 << 20
-	reg.serve("large")
-	_, err := h.client.ImagePull(t.Context(), banger.ImagePullRequest{Ref: reg.host + "/some/thing:1"}, nil)
-	wantKind(t, err, banger.Exhausted, "no space left")
-	if left, err := os.ReadDir(h.inside(state.ImagesDir)); err != nil || len(left) > 0 {
-		t.Errorf("left: %v, %v", left, err)
+	for name, options := range map[string][]string{"images": {"size=4m", "size=64m"}, "cache": {"size=64m", "size=4m"}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := smallHost(t, options...)
+			reg := newRegistry(t, "small")
+			large := make([]byte, 12<<20)
+			_, _ = rand.NewChaCha8([32]byte{1}).Read(large)
+			archive := func(data string) []byte { // of Docker, which has to be read here and there
+				return dockerArchive(t, oneFileTar(t, data))
+			}
+			pull := func(more int) error {
+				reg.more = more
+				reg.serve("large")
+				_, err := h.client.ImagePull(t.Context(), banger.ImagePullRequest{Ref: reg.host + "/some/thing:1", Name: "new"}, nil)
+				return err
+			}
+			pipe := func(b []byte) error {
+				_, err := h.importPipe(banger.ImageImportRequest{Name: "new"}, b)
+				return err
+			}
+			build := func(data string) error {
+				_, _, err := h.build(banger.ImageBuildRequest{Name: "new", Context: h.context(map[string]string{"a": data, "Dockerfile": "FROM scratch\nCOPY a /"})})
+				return err
+			}
+			for what, do := range map[string]struct{ large, small func() error }{
+				"pull":   {func() error { return pull(len(large)) }, func() error { return pull(0) }},
+				"import": {func() error { return pipe(archive(string(large))) }, func() error { return pipe(archive("small")) }},
+				"build":  {func() error { return build(string(large)) }, func() error { return build("small") }},
+			} {
+				err := do.large()
+				wantKind(t, err, banger.Exhausted, "no space left")
+				if banger.AsError(err).Hint == "" {
+					t.Errorf("%s: no hint: %v", what, err)
+				}
+				for _, dir := range []string{h.layout.Images(), h.layout.Scratch(), h.layout.Blobs() + "/sha256"} {
+					left, _ := filepath.Glob(h.seen(dir) + "/*")
+					hidden, _ := filepath.Glob(h.seen(dir) + "/.*")
+					if strings.HasSuffix(dir, "sha256") && name == "images" {
+						left = nil // layers that are whole stay for the next try
+					}
+					if left = append(left, hidden...); len(left) > 0 {
+						t.Errorf("%s left %v", what, left)
+					}
+				}
+				if err := do.small(); err != nil {
+					t.Errorf("%s of what fits: %v", what, err)
+				}
+				h.must(h.client.ImageDelete(t.Context(), banger.NameRequest{Name: "new"}))
+				_, err = h.client.ImagePrune(t.Context(), banger.ImagePruneRequest{})
+				h.must(err)
+			}
+		})
 	}
-	reg.more = 0
-	reg.serve("small")
-	h.pullImage(reg.host+"/some/thing:1", "small")
+}
+
+// dockerArchive is what "docker save" writes of an image with one layer.
+func dockerArchive(t *testing.T, layer []byte) []byte {
+	t.Helper()
+	arch := map[string]string{"x86_64": "amd64", "aarch64": "arm64"}[hostArch()]
+	config := fmt.Sprintf(`{"os":"linux","architecture":%q,"config":{},"rootfs":{"type":"layers","diff_ids":["sha256:%x"]}}`, arch, sha256.Sum256(layer))
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	for _, f := range [][2]string{{"manifest.json", `[{"Config":"config.json","RepoTags":["x:1"],"Layers":["layer.tar"]}]`}, {"config.json", config}, {"layer.tar", string(layer)}} {
+		if err := w.WriteHeader(&tar.Header{Name: f[0], Typeflag: tar.TypeReg, Mode: 0o644, Size: int64(len(f[1]))}); err != nil {
+			t.Fatal(err)
+		}
+		_, _ = w.Write([]byte(f[1]))
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
 }

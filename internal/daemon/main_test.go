@@ -145,14 +145,18 @@ func testDaemon(base string, log io.Writer) *Daemon {
 }
 
 // daemonMain is a daemon below args[0] that kills itself at the step args[1].
-// With args[2] its state root is a tmpfs with these mount options. When it
-// serves, or cannot, it says so on stdout.
+// With args[2] its state root is a tmpfs with these mount options, with args[3]
+// its cache is another one. When it serves, or cannot, it says so on stdout.
 func daemonMain(args []string) error {
 	d := testDaemon(args[0], os.Stderr)
 	var err error
 	if len(args) > 2 {
-		err = errors.Join(unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""),
-			unix.Mount("tmpfs", d.Layout.Root, "tmpfs", 0, args[2]))
+		err = unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "")
+	}
+	for i, dir := range []string{d.Layout.Root, d.Layout.Cache} {
+		if len(args) > 2+i {
+			err = errors.Join(err, unix.Mount("tmpfs", dir, "tmpfs", 0, args[2+i]))
+		}
 	}
 	if err != nil {
 		err = banger.Errorf(banger.Unsupported, "mount a tmpfs: %w", err)

@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -87,6 +88,115 @@ func TestHostileLayouts(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// The files that say what an archive holds may be links; what is outside of it
+// is never read by them (CVE-2026-48749 and the like).
+func TestHostileArchiveLinks(t *testing.T) {
+	t.Parallel()
+	layout := func() shelf {
+		s := shelf{}
+		return s.index(t, s.add(t, newImage(gzLayer("a", 10_000)), named("x")))
+	}
+	dock := func() shelf { return docker(t, map[string]*image{"x:1": newImage(gzLayer("a", 10_000))}) }
+	for name, c := range map[string]struct {
+		make func() shelf
+		file func(name string) bool
+	}{
+		"oci-layout": {layout, func(n string) bool { return n == layoutFile }},
+		"index":      {layout, func(n string) bool { return n == indexFile }},
+		"blobs":      {layout, func(n string) bool { return strings.HasPrefix(n, "blobs/") }},
+		"manifest":   {dock, func(n string) bool { return n == manifestFile }},
+		"config":     {dock, func(n string) bool { return strings.HasSuffix(n, ".json") && n != manifestFile }},
+		"layer":      {dock, func(n string) bool { return strings.HasSuffix(n, "layer.tar") }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			// Outside is the same archive, whole: it must not make this one work.
+			outside := c.make().dir(t)
+			for how, target := range map[string]func(dir, n string) string{
+				"absolute": func(_, n string) string { return filepath.Join(outside, n) },
+				"relative": func(dir, n string) string {
+					to, err := filepath.Rel(filepath.Dir(filepath.Join(dir, n)), filepath.Join(outside, n))
+					if err != nil {
+						t.Fatal(err)
+					}
+					return to
+				},
+			} {
+				dir := c.make().dir(t)
+				s := c.make()
+				for n := range s {
+					if !c.file(n) {
+						continue
+					}
+					s[n] = "->" + target(dir, n)
+					if err := errors.Join(os.Remove(filepath.Join(dir, n)), os.Symlink(target(dir, n), filepath.Join(dir, n))); err != nil {
+						t.Fatal(err)
+					}
+				}
+				b := s.tar(t)
+				for kind, open := range map[string]func() (*Archive, error){
+					"dir": func() (*Archive, error) { return OpenDir(dir) },
+					"tar": func() (*Archive, error) { return OpenTar(t.Context(), bytes.NewReader(b), int64(len(b))) },
+				} {
+					if err := readWhole(t, open); err == nil {
+						t.Errorf("%s, %s: it was read from outside", kind, how)
+					}
+				}
+			}
+		})
+	}
+}
+
+// readWhole reads the one image of an archive.
+func readWhole(t *testing.T, open func() (*Archive, error)) error {
+	a, err := open()
+	if err != nil {
+		return err
+	}
+	defer a.Close()
+	im, err := a.Resolve(t.Context(), "", Options{})
+	if err != nil {
+		return err
+	}
+	for _, l := range im.Layers {
+		if _, err := readLayer(t.Context(), l); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// What an archive calls an image becomes a name only where it can be one.
+func TestHostileNames(t *testing.T) {
+	t.Parallel()
+	fresh := func() *image { return newImage(gzLayer("a", 100)) }
+	for _, name := range []string{"../../x", "..", "/etc/passwd", "a/../../b:1", "-x", ".x", "a\x00b", "a\nb", "a b", strings.Repeat("x", 300), ""} {
+		layout := func(more map[string]any) []byte {
+			s := shelf{}
+			return s.index(t, s.add(t, fresh(), more)).tar(t)
+		}
+		for what, b := range map[string][]byte{
+			"layout": layout(named(name)), "docker": docker(t, map[string]*image{name: fresh()}).tar(t),
+			"containerd": layout(map[string]any{"annotations": map[string]string{nameAnnotation: name}}),
+		} {
+			a, err := openTar(t, b)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := a.Resolve(t.Context(), "", Options{})
+			if err != nil {
+				t.Errorf("%s, %.20q: %v", what, name, err)
+				continue
+			}
+			if d := got.DefaultName(); d != "" && (!objectName.MatchString(d) || strings.ContainsAny(d, "/\x00\n ") || strings.HasPrefix(d, ".") || strings.HasPrefix(d, "-")) {
+				t.Errorf("%s: %.20q becomes %q", what, name, d)
+			}
+			if _, err := a.Resolve(t.Context(), "none", Options{}); err == nil || strings.ContainsAny(err.Error(), "\x00\n") {
+				t.Errorf("%s, %.20q: the choice is %q", what, name, err)
+			}
+		}
 	}
 }
 

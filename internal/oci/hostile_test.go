@@ -245,10 +245,18 @@ func wideZstd(t *testing.T) []byte {
 	return b.Bytes()
 }
 
-// TestResume cuts the connection in the middle and expects the rest only.
+// TestResume cuts the connection, or lets it stall, and expects the rest only:
+// in the middle, at 99 %, at the last byte, and more than once.
 func TestResume(t *testing.T) {
-	for _, ranges := range []bool{true, false} {
-		t.Run(fmt.Sprintf("ranges=%v", ranges), func(t *testing.T) {
+	for name, c := range map[string]struct {
+		ranges, stall bool
+		at            []float64
+	}{
+		"half": {true, false, []float64{0.5}}, "no ranges": {false, false, []float64{0.5}}, "99 %": {true, false, []float64{0.99}},
+		"stall at 99 %": {true, true, []float64{0.99}}, "no ranges, 99 %": {false, false, []float64{0.99}},
+		"the last byte": {true, true, []float64{1}}, "often": {true, false, []float64{0.1, 0.3, 0.5, 0.7, 0.99}},
+	} {
+		t.Run(name, func(t *testing.T) {
 			f := newFixture(t)
 			im := newImage(gzLayer("a", 200_000))
 			f.push("x", im)
@@ -256,18 +264,32 @@ func TestResume(t *testing.T) {
 			var last banger.Progress
 			o.Progress = func(p banger.Progress) { last = p }
 			l := f.resolve("x", o).Layers[0]
-			blob, first := im.layers[0].blob, true
+			blob, sent := im.layers[0].blob, 0
 			f.answer(l.Digest, func(w http.ResponseWriter, r *http.Request) {
-				if !ranges {
+				if !c.ranges {
 					r.Header.Del("Range")
 				}
-				if first {
-					first = false
-					w.Header().Set("Content-Length", fmt.Sprint(len(blob)))
-					_, _ = w.Write(blob[:len(blob)/2])
+				if len(c.at) == 0 {
+					counted := &countingBody{ResponseWriter: w, n: &sent}
+					http.ServeContent(counted, r, "", time.Time{}, bytes.NewReader(blob))
 					return
 				}
-				http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(blob))
+				to := min(int(c.at[0]*float64(len(blob))), len(blob)-1)
+				c.at = c.at[1:]
+				start := 0
+				if _, err := fmt.Sscanf(r.Header.Get("Range"), "bytes=%d-", &start); err == nil {
+					w.Header().Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", start, len(blob)-1, len(blob)))
+					w.Header().Set("Content-Length", fmt.Sprint(len(blob)-start))
+					w.WriteHeader(http.StatusPartialContent)
+				} else {
+					w.Header().Set("Content-Length", fmt.Sprint(len(blob)))
+				}
+				n, _ := w.Write(blob[start:to])
+				sent += n
+				if c.stall {
+					w.(http.Flusher).Flush()
+					<-r.Context().Done()
+				}
 			})
 			b, err := readLayer(t.Context(), l)
 			if err != nil || !bytes.Equal(b, im.layers[0].plain) {
@@ -276,9 +298,55 @@ func TestResume(t *testing.T) {
 			if last.Done != last.Total || last.Total != l.Size {
 				t.Errorf("progress %+v of %d", last, l.Size)
 			}
+			if c.ranges && sent != len(blob) {
+				t.Errorf("%d bytes were sent for a layer of %d", sent, len(blob))
+			}
 			wantCache(t, o.Cache, 1)
 		})
 	}
+}
+
+// countingBody counts what is written.
+type countingBody struct {
+	http.ResponseWriter
+	n *int
+}
+
+func (c *countingBody) Write(p []byte) (int, error) {
+	n, err := c.ResponseWriter.Write(p)
+	*c.n += n
+	return n, err
+}
+
+// What a registry says of digests counts for nothing: the image is what its
+// bytes are, by tag and by digest, and so is its config.
+func TestHashOfTheServer(t *testing.T) {
+	f := newFixture(t)
+	im := newImage(gzLayer("a", 1000))
+	digest := f.push("x", im)
+	body := mustJSON(t, im.manifest)
+	lie := func(body []byte) http.HandlerFunc {
+		return func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", string(types.OCIManifestSchema1))
+			w.Header().Set("Docker-Content-Digest", someDigest)
+			_, _ = w.Write(body)
+		}
+	}
+	f.answer("/manifests/", lie(body))
+	if got := f.resolve("x", f.options()); got.Digest != digest || got.Named != digest {
+		t.Errorf("digests %s and %s, want %s", got.Digest, got.Named, digest)
+	}
+	_, err := Resolve(t.Context(), f.host+"/team/app@"+someDigest, f.options())
+	wantErr(t, err, banger.Invalid, "other bytes")
+	f.front = nil
+	config := im.manifest["config"].(map[string]any)["digest"].(string)
+	cfg := mustJSON(t, im.config)
+	f.answer(config, lie(bytes.Replace(cfg, []byte("/srv"), []byte("/usr"), 1)))
+	f.wantRefused("x", banger.Invalid, "read config", "other bytes")
+	f.answer(config, lie(append(cfg, bytes.Repeat([]byte(" "), 8<<20)...)))
+	f.wantRefused("x", banger.Invalid, "longer than")
+	f.answer(config, lie(cfg[:len(cfg)-1]))
+	f.wantRefused("x", banger.Invalid, "bytes instead of")
 }
 
 func TestCancelInMidLayer(t *testing.T) {

@@ -109,6 +109,27 @@ func paxSparse(t testing.TB, size int64) []byte {
 	return append(append(b, body...), make([]byte, 1024)...)
 }
 
+// paxBlock is an extended header that claims so many bytes, the first of which
+// are text.
+func paxBlock(size int, text string) []byte {
+	b := rawHeader("pax", 'x', map[int]string{124: fmt.Sprintf("%011o\x00", size)})
+	b = append(b, text...)
+	return append(b, bytes.Repeat([]byte("x"), size-len(text))...)
+}
+
+// sparseMap is a sparse file of the PAX format 1.0 with the given map.
+func sparseMap(t testing.TB, text string) []byte {
+	t.Helper()
+	b := paxSparse(t, 1<<20)
+	end := 3 * 512 // of the headers
+	size := (len(text) + 511) &^ 511
+	b = append(b[:2*512:2*512], rawHeader("GNUSparseFile.0/sparse", '0', map[int]string{124: fmt.Sprintf("%011o\x00", size+512)})...)
+	if len(b) != end {
+		t.Fatalf("headers of %d bytes", len(b))
+	}
+	return append(append(b, text...), make([]byte, size-len(text)+3*512)...)
+}
+
 func TestHostile(t *testing.T) {
 	whole := tarOf(t, "f a "+strings.Repeat("x", 5000), "f b "+strings.Repeat("y", 5000))
 	acl := "\x02\x00\x00\x00\x03\x00\x00\x00\x00\x00\x00\x00"
@@ -135,6 +156,12 @@ func TestHostile(t *testing.T) {
 		{"no tar", []byte(strings.Repeat("not a tar", 200)), Limits{}, "layer 1: after entry 0:"},
 		{"sparse bomb", paxSparse(t, 1<<62), Limits{}, `entry "sparse": its 4611686018427387904 bytes are more than is left`},
 		{"sparse above the limit", paxSparse(t, 2<<20), Limits{Bytes: 1 << 20}, "more than is left"},
+		{"sparse map of ten million pieces", sparseMap(t, "10000000\n"+strings.Repeat("0\n0\n", 1<<20)), Limits{}, "layer 1: after entry 0:"},
+		{"sparse map without an end", sparseMap(t, strings.Repeat("9", 4<<20)), Limits{}, "layer 1: after entry 0:"},
+		{"sparse pieces that overlap", sparseMap(t, "2\n0\n512\n0\n512\n"), Limits{}, "layer 1: after entry 0:"},
+		{"header of 4 MiB", paxBlock(4<<20, "4194304 comment="), Limits{}, "layer 1: after entry 0:"},
+		{"header of 8 GiB", paxBlock(1<<20, "8589934591 comment=")[:600<<10], Limits{}, "layer 1: after entry 0:"},
+		{"name of 4 MiB", append(rawHeader("././@LongLink", 'L', map[int]string{124: "00020000000\x00"}), bytes.Repeat([]byte("n"), 4<<20)...), Limits{}, "layer 1: after entry 0:"},
 		{"negative size", rawHeader("a", '0', map[int]string{124: "\xff" + strings.Repeat("\xff", 11)}), Limits{}, "layer 1"},
 		{"claimed size", rawHeader("a", '0', map[int]string{124: "77777777777\x00"}), Limits{Bytes: 1 << 20}, "more than is left"},
 		{"too many bytes", sized(2 << 20), Limits{Bytes: 1 << 20}, "more than is left"},
@@ -175,9 +202,14 @@ func TestTypesKept(t *testing.T) {
 	b = append(b, rawHeader("old", 0, nil)...)
 	b = append(b, rawHeader("stat", '0', map[int]string{100: "0100644\x00"})...)
 	b = append(b, headerTar(t, pax("mac", map[string]string{"SCHILY.xattr.com.apple.provenance": "x", "SCHILY.xattr.user.empty": ""}),
-		&tar.Header{Typeflag: tar.TypeXGlobalHeader, Name: "g", PAXRecords: map[string]string{"comment": "x"}})...)
+		&tar.Header{Typeflag: tar.TypeXGlobalHeader, Name: "g", PAXRecords: map[string]string{"comment": "x"}},
+		// More than an int32 has, and the last that is somebody: containerd's GO-2025-3528.
+		&tar.Header{Name: "owned", Typeflag: tar.TypeReg, Uid: 1<<31 + 1, Gid: 1<<32 - 2, Format: tar.FormatGNU})...)
 	_, files := mustBuild(t, b)
-	if len(files) != 5 {
+	if f := files["owned"]; f == nil || f.uid != 1<<31+1 || f.gid != 1<<32-2 {
+		t.Errorf("owner %+v", f)
+	}
+	if len(files) != 6 {
 		t.Errorf("got %q", list(files))
 	}
 	if got := files["stat"].mode; got != typeRegular|0o644 {
