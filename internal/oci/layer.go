@@ -186,7 +186,7 @@ func (r *layerReader) sniff() error {
 		r.out = r.in
 		return nil
 	case gzipped, zstandard:
-		r.out, r.close, err = unpack(kind, r.in)
+		r.out, r.close, err = unpack(kind, r.in, true)
 		return err
 	}
 	return banger.Errorf(banger.Unsupported, "compressed with xz or bzip2; OCI layers use gzip or zstd")

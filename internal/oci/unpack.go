@@ -45,15 +45,16 @@ func compressionOf(b []byte) compression {
 }
 
 // unpack starts to unpack a stream that is packed; done, which may be nil, is to
-// be called at the end.
-func unpack(kind compression, in *bufio.Reader) (out io.Reader, done func(), err error) {
+// be called at the end. What comes out of a stream that is digested has a digest
+// of its own that settles what it is, so checksums of the format are not compared.
+func unpack(kind compression, in *bufio.Reader, digested bool) (out io.Reader, done func(), err error) {
 	switch kind {
 	case gzipped:
 		out, err = newGunzip(in)
 		return out, nil, err
 	case zstandard:
 		z, err := zstd.NewReader(in, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
-			zstd.WithDecoderMaxWindow(maxZstdWindow))
+			zstd.WithDecoderMaxWindow(maxZstdWindow), zstd.IgnoreChecksum(digested))
 		if err != nil {
 			return nil, nil, err
 		}
@@ -93,7 +94,7 @@ func Unpack(r io.Reader) (*Unpacked, error) {
 	if kind == plain {
 		return &Unpacked{Reader: in}, nil
 	}
-	out, done, err := unpack(kind, in)
+	out, done, err := unpack(kind, in, false)
 	if err != nil {
 		return nil, src.explain(err)
 	}
