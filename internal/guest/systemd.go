@@ -176,6 +176,9 @@ func prepareSystemd(n *hello.Net) error {
 	if err := mountAll(systemdMounts); err != nil {
 		return err
 	}
+	if err := settleTmp(); err != nil {
+		return err
+	}
 	cmdline, err := os.ReadFile("/proc/cmdline")
 	if err != nil {
 		return fmt.Errorf("prepare systemd: %w", err)
