@@ -12,6 +12,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/pelletier/go-toml/v2"
 	"golang.org/x/sys/unix"
@@ -219,7 +220,7 @@ func findLines(text []byte, table string, n int) []int {
 
 // catalogName is the grammar of a catalog's name: never that of a registry's
 // host, which an image reference may begin with, nor of an option.
-var catalogName = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,31}$`)
+var catalogName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,31}$`) })
 
 // reserved names would be taken for something else.
 var reserved = []string{"builtin", "localhost"}
@@ -233,7 +234,7 @@ func check(path, noun string, catalogs []Catalog) error {
 				WithHint(`write: url = "https://HOST/catalog.json", or the absolute path of a file`)
 		case urls[c.URL]:
 			return invalid(path, c.Line, "the %s catalog %.200q is there twice", noun, c.URL).WithHint("remove one of the two")
-		case c.Name != "" && (!catalogName.MatchString(c.Name) || slices.Contains(reserved, c.Name)):
+		case c.Name != "" && (!catalogName().MatchString(c.Name) || slices.Contains(reserved, c.Name)):
 			return invalid(path, c.Line, "%.80q cannot be the name of a catalog", c.Name).
 				WithHint("use 1 to 32 lower-case letters, digits, hyphens and underscores, other than %s", strings.Join(reserved, " and "))
 		case c.Name != "" && names[c.Name]:

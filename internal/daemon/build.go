@@ -335,7 +335,7 @@ func (b *builder) planFromImage(ctx context.Context) error {
 		packages = banger.DefaultPackages()
 	}
 	for _, name := range packages {
-		if !packageGrammar.MatchString(name) {
+		if !packageGrammar().MatchString(name) {
 			return banger.Errorf(banger.Invalid, "%q is no name of a Debian package", name)
 		}
 	}

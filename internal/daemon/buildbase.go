@@ -12,6 +12,7 @@ import (
 	"os"
 	"regexp"
 	"strings"
+	"sync"
 
 	"banger"
 	"banger/internal/dockerfile"
@@ -21,7 +22,7 @@ import (
 )
 
 // packageGrammar is that of Debian Policy 5.6.1. None begins with a hyphen.
-var packageGrammar = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]{1,127}$`)
+var packageGrammar = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]{1,127}$`) })
 
 // buildBase is an image of the store that a build begins with, or copies from.
 type buildBase struct {

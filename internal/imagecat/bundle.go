@@ -36,7 +36,7 @@ func (b Bundle) check() error {
 		return fmt.Errorf("sha256 %.80q is no SHA-256", b.SHA256)
 	case b.SizeBytes < 0 || b.SizeBytes > maxBundle:
 		return fmt.Errorf("size_bytes is %d", b.SizeBytes)
-	case !archGrammar.MatchString(b.Arch):
+	case !archGrammar().MatchString(b.Arch):
 		return fmt.Errorf("bad architecture %.64q", b.Arch)
 	}
 	return nil

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+	"sync"
 	"unicode"
 	"unicode/utf8"
 
@@ -83,12 +84,12 @@ func (e Entry) Known(arch string) ([]Source, error) {
 
 // The grammars of what a catalog may name. Suites and packages become words on
 // a command line: none may start with a hyphen. Package names are those of
-// Debian Policy 5.6.1.
+// Debian Policy 5.6.1. They are slow to compile, and most commands need none.
 var (
-	nameGrammar    = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,62}$`)
-	archGrammar    = regexp.MustCompile(`^[a-z0-9_]{1,32}$`)
-	suiteGrammar   = regexp.MustCompile(`^[a-z][a-z0-9-]{0,62}$`)
-	packageGrammar = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]{1,127}$`)
+	nameGrammar    = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,62}$`) })
+	archGrammar    = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-z0-9_]{1,32}$`) })
+	suiteGrammar   = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-z][a-z0-9-]{0,62}$`) })
+	packageGrammar = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]{1,127}$`) })
 )
 
 // ParseCatalog reads a catalog and checks all that can be checked without the
@@ -119,7 +120,7 @@ func ParseCatalog(b []byte) (*Catalog, error) {
 
 func (e Entry) check() error {
 	switch {
-	case !nameGrammar.MatchString(e.Name):
+	case !nameGrammar().MatchString(e.Name):
 		return fmt.Errorf("bad name")
 	case e.Description == "" || badText(e.Description):
 		return fmt.Errorf("its description is missing, too long or no text")
@@ -129,7 +130,7 @@ func (e Entry) check() error {
 		return fmt.Errorf("no sources")
 	}
 	for _, a := range e.Arch {
-		if !archGrammar.MatchString(a) {
+		if !archGrammar().MatchString(a) {
 			return fmt.Errorf("bad architecture %.64q", a)
 		}
 	}

@@ -67,11 +67,11 @@ fi`
 func (s Suite) String() string { return "debian:" + s.Suite }
 
 func (s Suite) check() error {
-	if !suiteGrammar.MatchString(s.Suite) {
+	if !suiteGrammar().MatchString(s.Suite) {
 		return banger.Errorf(banger.Invalid, "bad suite %q", s.Suite)
 	}
 	for _, p := range s.Packages {
-		if !packageGrammar.MatchString(p) {
+		if !packageGrammar().MatchString(p) {
 			return banger.Errorf(banger.Invalid, "bad package name %q", p)
 		}
 	}

@@ -172,7 +172,7 @@ func blobName(digest string) string {
 // blobDocument reads a manifest or a config of a layout and checks its digest.
 func (a *Archive) blobDocument(d descriptor, limit int64) ([]byte, error) {
 	switch {
-	case !digestGrammar.MatchString(d.Digest):
+	case !digestGrammar().MatchString(d.Digest):
 		return nil, malformed("digest %.80q", d.Digest)
 	case d.Size <= 0 || d.Size > limit:
 		return nil, malformed("%s has %d bytes, not 1 to %d", shortDigest(d.Digest), d.Size, limit)

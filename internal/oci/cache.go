@@ -30,7 +30,7 @@ func blobPath(cache, digest string) string {
 // Cached reports whether a blob is in the cache; whether it is right shows when
 // it is read.
 func Cached(cache, digest string) bool {
-	if !digestGrammar.MatchString(digest) {
+	if !digestGrammar().MatchString(digest) {
 		return false
 	}
 	_, err := os.Lstat(blobPath(cache, digest))
@@ -52,7 +52,7 @@ func CachedBlobs(cache string) ([]CachedBlob, error) {
 	var blobs []CachedBlob
 	for _, e := range entries {
 		b := CachedBlob{Digest: "sha256:" + e.Name()}
-		if !digestGrammar.MatchString(b.Digest) {
+		if !digestGrammar().MatchString(b.Digest) {
 			continue
 		}
 		b.Path = blobPath(cache, b.Digest)

@@ -108,7 +108,7 @@ func (b *boundedWriter) Write(p []byte) (int, error) {
 
 // Here reports whether the blob is in the cache, as far as its size tells.
 func (b Blob) Here(cache string) bool {
-	if !digestGrammar.MatchString(b.Digest) || !digestGrammar.MatchString(b.DiffID) {
+	if !digestGrammar().MatchString(b.Digest) || !digestGrammar().MatchString(b.DiffID) {
 		return false
 	}
 	fi, err := os.Lstat(blobPath(cache, b.Digest))

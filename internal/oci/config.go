@@ -52,7 +52,7 @@ func (c *config) check(want platform, layers int) error {
 		return malformed("%d layers in the manifest, %d in the config", layers, len(c.RootFS.DiffIDs))
 	}
 	for _, id := range c.RootFS.DiffIDs {
-		if !digestGrammar.MatchString(id) {
+		if !digestGrammar().MatchString(id) {
 			return malformed("diff ID %q", id)
 		}
 	}

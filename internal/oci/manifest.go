@@ -116,7 +116,7 @@ func (c *client) imageManifest(ctx context.Context, want platform) (*documents, 
 // manifest reads and checks one manifest, by tag or digest; size is -1 if not known.
 func (c *client) manifest(ctx context.Context, id string, size int64) (*documents, error) {
 	raw, contentType, digest, err := c.document(ctx, "manifests", id, acceptManifests(), maxManifest)
-	if err == nil && digestGrammar.MatchString(id) && digest != id {
+	if err == nil && digestGrammar().MatchString(id) && digest != id {
 		err = wrongBytes(c, size, digest, size, id)
 	}
 	if err == nil && size >= 0 && int64(len(raw)) != size {
@@ -188,7 +188,7 @@ func (m *manifest) check() error {
 	default:
 		return banger.Errorf(banger.Unsupported, "not a container image: its config has the media type %q", t)
 	}
-	if !digestGrammar.MatchString(m.Config.Digest) {
+	if !digestGrammar().MatchString(m.Config.Digest) {
 		return malformed("config digest %q", m.Config.Digest)
 	}
 	if m.Config.Size <= 0 || m.Config.Size > maxConfig {
@@ -221,7 +221,7 @@ func checkLayer(l descriptor) error {
 	default:
 		return banger.Errorf(banger.Unsupported, "media type %q is not that of a file system layer", l.MediaType)
 	}
-	if !digestGrammar.MatchString(l.Digest) {
+	if !digestGrammar().MatchString(l.Digest) {
 		return malformed("digest %q", l.Digest)
 	}
 	if l.Size < 0 || l.Size > maxCompressed {
@@ -266,7 +266,7 @@ func (m *manifest) choose(want platform) (descriptor, error) {
 		}
 		return descriptor{}, banger.Errorf(banger.Unsupported, "the image is not made for linux/%s; its platforms are %q", want.arch, list)
 	}
-	if !digestGrammar.MatchString(best.Digest) {
+	if !digestGrammar().MatchString(best.Digest) {
 		return descriptor{}, malformed("manifest digest %q", best.Digest)
 	}
 	if best.Size <= 0 || best.Size > maxManifest {

@@ -14,7 +14,7 @@ func Named(ctx context.Context, ref string, o Options) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if id := r.Identifier(); digestGrammar.MatchString(id) {
+	if id := r.Identifier(); digestGrammar().MatchString(id) {
 		return id, nil
 	}
 	return ask(ctx, ref, o, func(c *client) (string, error) {
@@ -36,7 +36,7 @@ func (c *client) digestNow(ctx context.Context) (digest string, err error) {
 	if err != nil {
 		return "", c.explain(ctx, "read the manifest of "+c.ref.full, err)
 	}
-	if digestGrammar.MatchString(digest) {
+	if digestGrammar().MatchString(digest) {
 		return digest, nil
 	}
 	// distribution-spec v1.1 asks for the header only where it is cheap to have.

@@ -73,7 +73,7 @@ type Image struct {
 func (im *Image) DefaultName() string {
 	// Skopeo's layouts have a bare word there, and so have those that Save makes.
 	full, err := FullRef(im.tag)
-	if objectName.MatchString(im.tag) && (im.Ref == im.tag || err == nil && full == im.Ref) {
+	if objectName().MatchString(im.tag) && (im.Ref == im.tag || err == nil && full == im.Ref) {
 		return im.tag
 	}
 	name, err := DefaultName(im.Ref)

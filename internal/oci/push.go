@@ -34,7 +34,7 @@ func (e *Export) Push(ctx context.Context, ref string, o Options) (full string, 
 	if err != nil {
 		return "", err
 	}
-	if id := r.Identifier(); digestGrammar.MatchString(id) && id != e.Digest {
+	if id := r.Identifier(); digestGrammar().MatchString(id) && id != e.Digest {
 		return "", banger.Errorf(banger.Invalid, "push to %s: the digest of the image is %s", r.full, e.Digest).
 			WithHint("push it to a tag: REPOSITORY:TAG")
 	}

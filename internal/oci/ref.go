@@ -4,6 +4,7 @@ import (
 	"net"
 	"regexp"
 	"strings"
+	"sync"
 
 	"github.com/google/go-containerregistry/pkg/name"
 
@@ -13,12 +14,13 @@ import (
 
 // The grammars of the OCI distribution-spec v1.1 (pull) and of image-spec v1.1
 // (descriptor.md). go-containerregistry is laxer: it takes a/../b.
+// Those with bounded repeats are slow to compile, and most commands need none.
 var (
 	repositoryGrammar = regexp.MustCompile(`^[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*$`)
 	registryGrammar   = regexp.MustCompile(`^([A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?$`)
-	tagGrammar        = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$`)
-	digestGrammar     = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
-	objectName        = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$`) // of an image here
+	tagGrammar        = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$`) })
+	digestGrammar     = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^sha256:[0-9a-f]{64}$`) })
+	objectName        = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$`) }) // of an image here
 )
 
 const (
@@ -82,9 +84,9 @@ func parse(s string) (reference, error) {
 	r := reference{Reference: ref}
 	last := repo[strings.LastIndexByte(repo, '/')+1:]
 	switch id := ref.Identifier(); {
-	case digestGrammar.MatchString(id):
+	case digestGrammar().MatchString(id):
 		r.full, r.short = "@"+id, last+"@"+shortDigest(id)
-	case tagGrammar.MatchString(id):
+	case tagGrammar().MatchString(id):
 		r.full, r.short = ":"+id, last+":"+id
 	default:
 		return bad("neither a tag nor a sha256 digest")

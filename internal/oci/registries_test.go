@@ -178,7 +178,7 @@ func FuzzParse(f *testing.F) {
 		if again, err := FullRef(full); err != nil || again != full {
 			t.Fatalf("%q is %q, which is %q, %v", s, full, again, err)
 		}
-		if nerr == nil && (!objectName.MatchString(name) || strings.ContainsAny(name, "/\x00")) {
+		if nerr == nil && (!objectName().MatchString(name) || strings.ContainsAny(name, "/\x00")) {
 			t.Fatalf("%q would be named %q", s, name)
 		}
 		if strings.ContainsAny(full, " \t\r\n\x00\\\"") || strings.Contains(full, "..") && !strings.Contains(s, "..") {

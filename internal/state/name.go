@@ -2,19 +2,23 @@ package state
 
 import (
 	"regexp"
+	"sync"
 
 	"banger"
 )
 
+// Grammars with bounded repeats take up to a millisecond to compile, and most
+// commands of the command line need none: they are compiled when first used.
+
 // objectName is the grammar of kernel and image names and of VM IDs, which are all names of folders.
-var objectName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$`)
+var objectName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$`) })
 
 // vmName is the grammar of VM names: they are host names too.
-var vmName = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`)
+var vmName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`) })
 
 // ValidateName checks the name of a kernel or an image before it becomes a path.
 func ValidateName(noun, name string) error {
-	if !objectName.MatchString(name) {
+	if !objectName().MatchString(name) {
 		return banger.Errorf(banger.Invalid, "bad %s name %q", noun, name).
 			WithHint("use letters, digits, dots, hyphens and underscores; no leading dot or hyphen")
 	}
@@ -23,7 +27,7 @@ func ValidateName(noun, name string) error {
 
 // ValidateVMName checks the name of a VM.
 func ValidateVMName(name string) error {
-	if !vmName.MatchString(name) {
+	if !vmName().MatchString(name) {
 		return banger.Errorf(banger.Invalid, "bad vm name %q", name).
 			WithHint("use 1 to 63 lower-case letters, digits and hyphens, no leading hyphen")
 	}

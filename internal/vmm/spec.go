@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 
 	"banger"
 )
@@ -54,7 +55,7 @@ type Net struct {
 	MAC     net.HardwareAddr // of the guest's card
 }
 
-var idRE = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`)
+var idRE = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`) })
 
 // Validate checks everything that holds for all drivers. Its errors are Invalid.
 func (s *Spec) Validate() error {
@@ -62,7 +63,7 @@ func (s *Spec) Validate() error {
 		return banger.Errorf(banger.Invalid, format, args...)
 	}
 	switch {
-	case !idRE.MatchString(s.ID):
+	case !idRE().MatchString(s.ID):
 		return invalid("machine id %q: want [a-z0-9][a-z0-9-]{0,62}", s.ID)
 	case s.CPUs < 1 || s.CPUs > 255:
 		return invalid("machine of %d CPUs: want 1 to 255", s.CPUs)
