@@ -1,6 +1,8 @@
 package state
 
 import (
+	"runtime"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -14,7 +16,7 @@ import (
 // read it. The zero value is ready. What List returns shares maps and slices
 // with it, so nobody may change those.
 type Cache[T any] struct {
-	last atomic.Pointer[map[string]cached[T]]
+	last atomic.Pointer[map[string]*cached[T]]
 	now  func() time.Time // a test's clock
 }
 
@@ -25,7 +27,10 @@ type cached[T any] struct {
 
 // stamps tell whether a record is still what it was: its file, and its folder
 // for the names of the files beside it.
-type stamps struct{ file, dir stamp }
+type stamps struct {
+	file, dir stamp
+	ok        bool // both are there
+}
 
 type stamp struct {
 	dev, ino     uint64
@@ -44,12 +49,12 @@ func (s stamps) fresh(now time.Time) bool {
 }
 
 // look takes the stamps of the record of name below the open directory.
-func look(dir int, name, file string) (s stamps, ok bool) {
-	s.file, ok = lookAt(dir, name+"/"+file)
-	if ok {
-		s.dir, ok = lookAt(dir, name)
+func look(dir int, name, file string) (s stamps) {
+	s.file, s.ok = lookAt(dir, name+"/"+file)
+	if s.ok {
+		s.dir, s.ok = lookAt(dir, name)
 	}
-	return s, ok
+	return s
 }
 
 func lookAt(dir int, path string) (stamp, bool) {
@@ -66,19 +71,19 @@ func (c *Cache[T]) list(s Store[T], names []string) []T {
 	if err == nil {
 		defer unix.Close(dir)
 	}
-	var old map[string]cached[T]
+	var old map[string]*cached[T]
 	if p := c.last.Load(); p != nil {
 		old = *p
 	}
-	kept := make(map[string]cached[T], len(names))
+	kept := make(map[string]*cached[T], len(names))
 	list := make([]T, 0, len(names))
 	now := time.Now()
 	if c.now != nil {
 		now = c.now()
 	}
-	for _, name := range names {
-		seen, ok := look(dir, name, s.File)
-		if was, have := old[name]; ok && have && was.seen == seen {
+	for i, seen := range lookAll(dir, names, s.File) {
+		name := names[i]
+		if was := old[name]; was != nil && seen.ok && was.seen == seen {
 			kept[name] = was
 			list = append(list, was.value)
 			continue
@@ -87,11 +92,28 @@ func (c *Cache[T]) list(s Store[T], names []string) []T {
 		if banger.IsKind(err, banger.NotFound) {
 			continue // it was removed since
 		}
-		if ok && err == nil && !seen.fresh(now) {
-			kept[name] = cached[T]{seen, v}
+		if seen.ok && err == nil && !seen.fresh(now) {
+			kept[name] = &cached[T]{seen, v}
 		}
 		list = append(list, v)
 	}
 	c.last.Store(&kept)
 	return list
+}
+
+// lookAll takes the stamps of all records, in as many threads as there are CPUs:
+// system calls are nearly all that there is to do.
+func lookAll(dir int, names []string, file string) []stamps {
+	all := make([]stamps, len(names))
+	part := max(64, (len(names)+runtime.NumCPU()-1)/runtime.NumCPU())
+	var running sync.WaitGroup
+	for from := 0; from < len(names); from += part {
+		running.Go(func() {
+			for i := from; i < min(from+part, len(names)); i++ {
+				all[i] = look(dir, names[i], file)
+			}
+		})
+	}
+	running.Wait()
+	return all
 }
