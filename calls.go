@@ -83,7 +83,7 @@ type Driver struct {
 
 // KernelList lists the kernels of the store, also those with a bad record.
 func (c *Client) KernelList(ctx context.Context) ([]Kernel, error) {
-	return call[[]Kernel](ctx, c, "kernel.list", nil)
+	return callList[Kernel](ctx, c, "kernel.list")
 }
 
 // KernelCatalog lists what KernelPull can get by name. All catalogs are asked;
@@ -123,7 +123,7 @@ func (c *Client) KernelDelete(ctx context.Context, r NameRequest) error {
 
 // VMList lists the VMs, also those with a bad record.
 func (c *Client) VMList(ctx context.Context) ([]VM, error) {
-	return call[[]VM](ctx, c, "vm.list", nil)
+	return callList[VM](ctx, c, "vm.list")
 }
 
 // VMShow describes one VM. Kinds: not_found, invalid (ambiguous ID prefix).

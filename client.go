@@ -2,6 +2,7 @@ package banger
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -46,6 +47,37 @@ func (c *Client) Call(ctx context.Context, name string, in, out any) error {
 		return unreachable(ctx, name, err)
 	}
 	return nil
+}
+
+// callList is Call for an answer that is a list. It is decoded while it comes,
+// one item after the other, and never in memory as a whole.
+func callList[T any](ctx context.Context, c *Client, name string) ([]T, error) {
+	resp, err := c.post(ctx, name, nil)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	list, err := decodeList[T](json.NewDecoder(io.LimitReader(resp.Body, maxAnswer)))
+	if err != nil {
+		return nil, unreachable(ctx, name, err)
+	}
+	return list, nil
+}
+
+func decodeList[T any](dec *json.Decoder) ([]T, error) {
+	list := []T{}
+	if t, err := dec.Token(); err != nil || t != json.Delim('[') {
+		return nil, cmp.Or(err, fmt.Errorf("the answer is no list"))
+	}
+	for dec.More() {
+		var item T
+		if err := dec.Decode(&item); err != nil {
+			return nil, err
+		}
+		list = append(list, item)
+	}
+	_, err := dec.Token()
+	return list, err
 }
 
 // Stream is Call for long work: progress is called for each step, if it is not nil.

@@ -5,9 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
-	"text/tabwriter"
 	"time"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -48,22 +49,55 @@ func printList[T any](c *CLI, cmd *cobra.Command, l list, header string, items [
 			err = errors.Join(err, enc.Encode(it))
 		}
 	case l.format == "table":
-		w := tabwriter.NewWriter(out, 0, 0, 3, ' ', 0)
+		var t table
 		if !l.noHeaders {
-			fmt.Fprintln(w, header)
+			t.add(strings.Split(header, "\t")...)
 		}
 		for _, it := range items {
-			cells := row(it)
-			for i := range cells {
-				cells[i] = strings.ReplaceAll(visible(cells[i]), "\n", " ")
-			}
-			fmt.Fprintln(w, strings.Join(cells, "\t"))
+			t.add(row(it)...)
 		}
-		err = w.Flush()
+		err = t.write(out)
 	default:
 		return usageError{fmt.Errorf("unknown format %q", l.format), cmd}
 	}
 	return errors.Join(err, out.Flush())
+}
+
+// table is text in columns, each as wide as its widest cell.
+type table struct {
+	rows   [][]string
+	widths []int // in characters
+}
+
+// gap is the number of spaces between two columns.
+const gap = 3
+
+func (t *table) add(cells ...string) {
+	for i, cell := range cells {
+		cells[i] = strings.ReplaceAll(visible(cell), "\n", " ")
+		if i == len(t.widths) {
+			t.widths = append(t.widths, 0)
+		}
+		t.widths[i] = max(t.widths[i], utf8.RuneCountInString(cells[i]))
+	}
+	t.rows = append(t.rows, cells)
+}
+
+func (t *table) write(w io.Writer) error {
+	var b []byte
+	for _, cells := range t.rows {
+		for i, cell := range cells {
+			b = append(b, cell...)
+			if i < len(cells)-1 {
+				for range t.widths[i] + gap - utf8.RuneCountInString(cell) {
+					b = append(b, ' ')
+				}
+			}
+		}
+		b = append(b, '\n')
+	}
+	_, err := w.Write(b)
+	return err
 }
 
 // builtinCatalog is how the daemon names the catalog that is part of banger.

@@ -3,7 +3,7 @@ package cli
 import (
 	"fmt"
 	"os"
-	"text/tabwriter"
+	"strconv"
 
 	"github.com/spf13/cobra"
 
@@ -28,23 +28,32 @@ func (c *CLI) systemInfoCommand() *cobra.Command {
 				if c.json {
 					return c.printJSON(info)
 				}
-				w := tabwriter.NewWriter(c.Stdout, 0, 0, 3, ' ', 0)
-				fmt.Fprintf(w, "version\t%s\nbuild\t%s\npid\t%d\nstate\t%s\ncache\t%s\nsockets\t%s\nconfig\t%s\n", info.Version, info.Build, info.PID, info.Root, info.Cache, info.Run, info.Config)
-				if e := info.ConfigError; e != nil {
-					fmt.Fprintf(w, "\tis wrong: %s\n", e.Msg)
-				}
-				fmt.Fprintf(w, "kernels\t%d\nimages\t%d\nvms\t%d, %d running\n", info.Kernels, info.Images, info.VMs, info.Running)
-				for _, d := range info.Drivers {
-					if d.Problem != "" {
-						fmt.Fprintf(w, "%s\tunusable: %s\n", d.Name, d.Problem)
-						continue
-					}
-					fmt.Fprintf(w, "%s\t%s with %s: %s\n", d.Name, d.Version, d.Accel, d.AccelReason)
-				}
-				return w.Flush()
+				return infoTable(info).write(c.Stdout)
 			})
 		},
 	}
+}
+
+func infoTable(info banger.SystemInfo) *table {
+	t := &table{}
+	for _, r := range [][2]string{{"version", info.Version}, {"build", info.Build}, {"pid", strconv.Itoa(info.PID)},
+		{"state", info.Root}, {"cache", info.Cache}, {"sockets", info.Run}, {"config", info.Config}} {
+		t.add(r[0], r[1])
+	}
+	if e := info.ConfigError; e != nil {
+		t.add("", "is wrong: "+e.Msg)
+	}
+	t.add("kernels", strconv.Itoa(info.Kernels))
+	t.add("images", strconv.Itoa(info.Images))
+	t.add("vms", fmt.Sprintf("%d, %d running", info.VMs, info.Running))
+	for _, d := range info.Drivers {
+		if d.Problem != "" {
+			t.add(d.Name, "unusable: "+d.Problem)
+			continue
+		}
+		t.add(d.Name, fmt.Sprintf("%s with %s: %s", d.Version, d.Accel, d.AccelReason))
+	}
+	return t
 }
 
 func (c *CLI) systemDoctorCommand() *cobra.Command {
@@ -77,14 +86,14 @@ func (c *CLI) printChecks(checks []doctor.Check) error {
 			return err
 		}
 	} else {
-		w := tabwriter.NewWriter(c.Stdout, 0, 0, 3, ' ', 0)
+		var t table
 		for _, ch := range checks {
-			fmt.Fprintf(w, "%s\t%s\t%s\n", ch.Status, ch.ID, ch.Detail)
+			t.add(string(ch.Status), ch.ID, ch.Detail)
 			if ch.Fix != "" {
-				fmt.Fprintf(w, "\t\tfix: %s\n", ch.Fix)
+				t.add("", "", "fix: "+ch.Fix)
 			}
 		}
-		if err := w.Flush(); err != nil {
+		if err := t.write(c.Stdout); err != nil {
 			return err
 		}
 	}
