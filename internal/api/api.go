@@ -2,6 +2,7 @@
 package api
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -21,6 +22,7 @@ const (
 	maxBody    = 1 << 20          // bytes of one request; the largest real one has a few KiB
 	bodyTime   = 10 * time.Second // for a client to send its request
 	headerTime = 5 * time.Second
+	listPart   = 16 << 10 // bytes of a list that go out together
 )
 
 // Route is one operation of the API.
@@ -42,6 +44,38 @@ func Unary[In, Out any](name string, f func(context.Context, In) (Out, error)) R
 		}
 		w.Header().Set("Content-Type", "application/json")
 		return json.NewEncoder(w).Encode(out)
+	}}
+}
+
+// List is Unary for an answer of many items: they go out while the next ones
+// are encoded, so that the client's work goes on beside the daemon's.
+func List[In, Item any](name string, f func(context.Context, In) ([]Item, error)) Route {
+	return Route{name, func(w http.ResponseWriter, r *http.Request) error {
+		in, err := decode[In](w, r)
+		if err != nil {
+			return err
+		}
+		items, err := f(r.Context(), in)
+		if err != nil {
+			return err
+		}
+		w.Header().Set("Content-Type", "application/json")
+		out := bufio.NewWriterSize(w, listPart)
+		separator := byte('[')
+		for _, item := range items {
+			b, err := json.Marshal(item)
+			if err != nil {
+				return err
+			}
+			_ = out.WriteByte(separator) // the error stays until Flush
+			_, _ = out.Write(b)
+			separator = ','
+		}
+		if separator == '[' {
+			_ = out.WriteByte('[')
+		}
+		_, _ = out.WriteString("]\n")
+		return out.Flush()
 	}}
 }
 

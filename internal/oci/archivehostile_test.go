@@ -190,7 +190,7 @@ func TestHostileNames(t *testing.T) {
 				t.Errorf("%s, %.20q: %v", what, name, err)
 				continue
 			}
-			if d := got.DefaultName(); d != "" && (!objectName.MatchString(d) || strings.ContainsAny(d, "/\x00\n ") || strings.HasPrefix(d, ".") || strings.HasPrefix(d, "-")) {
+			if d := got.DefaultName(); d != "" && (!objectName().MatchString(d) || strings.ContainsAny(d, "/\x00\n ") || strings.HasPrefix(d, ".") || strings.HasPrefix(d, "-")) {
 				t.Errorf("%s: %.20q becomes %q", what, name, d)
 			}
 			if _, err := a.Resolve(t.Context(), "none", Options{}); err == nil || strings.ContainsAny(err.Error(), "\x00\n") {

@@ -93,12 +93,12 @@ func (s Store[T]) Names() ([]string, error) {
 
 // List reads every record; a bad one is listed with its problem.
 func (s Store[T]) List() ([]T, error) {
+	if s.Cache != nil {
+		return s.Cache.list(s)
+	}
 	names, err := s.Names()
 	if err != nil {
 		return nil, err
-	}
-	if s.Cache != nil {
-		return s.Cache.list(s, names), nil
 	}
 	list := make([]T, 0, len(names))
 	for _, name := range names {
