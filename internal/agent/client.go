@@ -29,20 +29,26 @@ type Options struct {
 
 // Client is an SSH connection to the agent of one guest.
 type Client struct {
-	ssh *ssh.Client
+	ssh    *ssh.Client
+	socket string // the CONNECT socket
 }
 
 // Connect connects to the SSH server of a guest through its CONNECT socket, for
 // a client that is not ours. It is Unavailable if nothing answers there. When
 // ctx ends first, its cause is in the error.
 func Connect(ctx context.Context, socketPath string) (net.Conn, error) {
+	return connect(ctx, socketPath, hello.SSHPort)
+}
+
+// connect opens a stream to one of the guest's ports.
+func connect(ctx context.Context, socketPath string, port uint32) (net.Conn, error) {
 	var d net.Dialer
 	nc, err := d.DialContext(ctx, "unix", socketPath)
 	if err != nil {
 		return nil, banger.Errorf(banger.Unavailable, "connect to the guest's agent: %w", err)
 	}
 	stop := context.AfterFunc(ctx, func() { nc.Close() })
-	err = greeting(nc)
+	err = greeting(nc, port)
 	if stop() && err == nil {
 		return nc, nil
 	}
@@ -53,11 +59,11 @@ func Connect(ctx context.Context, socketPath string) (net.Conn, error) {
 	return nil, banger.Errorf(banger.Unavailable, "connect to the guest's agent: %w", err)
 }
 
-func greeting(nc net.Conn) error {
+func greeting(nc net.Conn, port uint32) error {
 	if err := nc.SetDeadline(time.Now().Add(dialWait)); err != nil {
 		return err
 	}
-	if _, err := fmt.Fprintf(nc, "CONNECT %d\n", hello.SSHPort); err != nil {
+	if _, err := fmt.Fprintf(nc, "CONNECT %d\n", port); err != nil {
 		return err
 	}
 	if _, err := hello.ReadOK(nc); errors.Is(err, io.EOF) {
@@ -79,6 +85,7 @@ func Dial(ctx context.Context, socketPath string, o Options) (*Client, error) {
 	stop := context.AfterFunc(ctx, func() { nc.Close() })
 	client, err := handshake(nc, o)
 	if stop() && err == nil {
+		client.socket = socketPath
 		return client, nil
 	}
 	nc.Close()
@@ -125,7 +132,7 @@ func handshake(nc net.Conn, o Options) (*Client, error) {
 		sc.Close()
 		return nil, unavailable(err)
 	}
-	return &Client{ssh.NewClient(sc, chans, reqs)}, nil
+	return &Client{ssh: ssh.NewClient(sc, chans, reqs)}, nil
 }
 
 // Close ends the connection and all that runs on it.

@@ -78,11 +78,16 @@ func (c *Client) converse(name, input string) ([]byte, error) {
 	exit, ok := exitOf(reqs)
 	copies.Wait()
 	if !ok || exit.Code != 0 {
-		text := string(bytes.TrimPrefix(bytes.TrimSpace(msg.Bytes()), []byte("banger: ")))
+		text := said(msg.Bytes())
 		if text == "" {
 			text = "no answer"
 		}
-		return nil, banger.Errorf(banger.Unavailable, "%s", clean(text))
+		return nil, banger.Errorf(banger.Unavailable, "%s", text)
 	}
 	return out.Bytes(), nil
+}
+
+// said is what a subsystem of ours says on stderr.
+func said(b []byte) string {
+	return clean(string(bytes.TrimPrefix(bytes.TrimSpace(b), []byte("banger: "))))
 }

@@ -119,7 +119,7 @@ func TestClients(t *testing.T) {
 		}
 		silent = append(silent, c)
 	}
-	for _, line := range []string{"CONNECT x\n", "GET / HTTP/1.1\r\n", strings.Repeat("A", 4000), "CONNECT 23\n", "CONNECT 4294967296\n"} {
+	for _, line := range []string{"CONNECT x\n", "GET / HTTP/1.1\r\n", strings.Repeat("A", 4000), "CONNECT 24\n", "CONNECT 4294967296\n"} {
 		c, err := net.Dial("unix", r.socket)
 		if err != nil {
 			t.Fatal(err)

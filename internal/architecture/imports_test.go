@@ -33,6 +33,7 @@ type rule struct {
 var rules = []rule{
 	{pkg: ".", why: pure},
 	{pkg: "internal/hello", why: pure},
+	{pkg: "internal/parcel", why: pure},
 	{pkg: "internal/hostcmd", may: []string{"."}, why: ground},
 	{pkg: "internal/hostfile", why: ground},
 	{pkg: "internal/state", may: []string{"."}, why: ground},
@@ -47,18 +48,18 @@ var rules = []rule{
 	{pkg: "internal/config", may: []string{".", "internal/state"}, why: leaf},
 	{pkg: "internal/network", may: []string{".", "internal/hostcmd", "internal/state"}, why: leaf},
 	{pkg: "internal/doctor", may: []string{".", "internal/hostcmd", "internal/state"}, why: leaf},
-	{pkg: "internal/agent", may: []string{".", "internal/hello"}, inTests: []string{"internal/guest/sshd"}, why: leaf},
+	{pkg: "internal/agent", may: []string{".", "internal/hello", "internal/parcel"}, inTests: []string{"internal/guest/sshd"}, why: leaf},
 	{pkg: "internal/guestbin", may: []string{"."}, why: leaf},
 
 	{pkg: "internal/vmm", may: []string{".", "internal/hostcmd"}, why: driver},
 	{pkg: "internal/vmm/...", may: []string{".", "internal/hostcmd", "internal/vmm"}, inTests: []string{"internal/vmm/vmmtest"}, why: driver},
 
 	{pkg: "internal/guest", may: []string{"internal/hello", "internal/guest/sshd"}, inTests: []string{"internal/hostcmd"}, why: inside},
-	{pkg: "internal/guest/sshd", may: []string{"internal/hello"}, why: inside},
+	{pkg: "internal/guest/sshd", may: []string{"internal/hello", "internal/parcel"}, why: inside},
 	{pkg: "cmd/banger-guest", may: []string{"internal/guest", "internal/guest/sshd", "internal/hello"}, why: inside},
 
 	{pkg: "internal/api", may: []string{"."}, why: server},
-	{pkg: "internal/cli", may: []string{".", "internal/state", "internal/doctor", "internal/agent"}, inTests: []string{"internal/api"}, why: outside},
+	{pkg: "internal/cli", may: []string{".", "internal/state", "internal/doctor", "internal/agent", "internal/parcel"}, inTests: []string{"internal/api"}, why: outside},
 
 	{pkg: "internal/shim", inTests: []string{"internal/vmm/fakevmm", "internal/guest/sshd"}, why: composer,
 		may: []string{".", "internal/state", "internal/hostcmd", "internal/hello", "internal/vmm", "internal/network", "internal/agent"}},

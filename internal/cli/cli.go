@@ -151,7 +151,7 @@ no root, no Docker. A daemon of your own does the work; it is started when neede
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usageError{err, cmd} })
 	root.PersistentFlags().BoolVar(&c.json, "json", false, "print results and errors as JSON")
 	root.AddGroup(&cobra.Group{ID: "daily", Title: "Daily commands:"}, &cobra.Group{ID: "nouns", Title: "Everything else, by noun:"})
-	for _, cmd := range []*cobra.Command{c.runCommand(), c.psCommand(), c.execCommand(), c.sshCommand(), c.logsCommand(), c.stopCommand(), c.rmCommand()} {
+	for _, cmd := range []*cobra.Command{c.runCommand(), c.psCommand(), c.execCommand(), c.sshCommand(), c.cpCommand(), c.logsCommand(), c.stopCommand(), c.rmCommand()} {
 		cmd.GroupID = "daily"
 		root.AddCommand(cmd)
 	}

@@ -16,7 +16,7 @@ func (c *CLI) vmCommand() *cobra.Command {
 	ls.Use, ls.Aliases = "ls", []string{"list"}
 	return noun("vm", "Manage VMs",
 		c.vmCreateCommand(), c.vmStartCommand(), c.stopCommand(), c.rmCommand(), ls,
-		c.vmInspectCommand(), c.execCommand(), c.sshCommand(), c.logsCommand(), c.vmProxyCommand())
+		c.vmInspectCommand(), c.execCommand(), c.sshCommand(), c.cpCommand(), c.logsCommand(), c.vmProxyCommand())
 }
 
 func (c *CLI) vmCreateCommand() *cobra.Command {

@@ -25,6 +25,7 @@ func runAgent(init string) error {
 		Init:     init,
 		Shutdown: endMachineBy,
 		SFTP:     []string{itself, roleSFTP},
+		Copy:     []string{itself, hello.RoleCopy},
 	}
 	if info, ok := debug.ReadBuildInfo(); ok {
 		srv.Version = info.Main.Version

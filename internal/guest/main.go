@@ -26,6 +26,7 @@ const (
 
 const usage = `usage: banger-guest agent INIT    serve the host over SSH; INIT is banger or systemd
        banger-guest sftp          serve files on stdin and stdout
+       banger-guest copy          carry out one order of banger cp, given on stdin
        banger-guest probe         say what the kernel can do; only for a machine that is thrown away
        banger-guest build         carry out one order of a build, given on stdin
 As pid 1 it boots the machine.`
@@ -55,6 +56,8 @@ func Main(pid int, args []string) int {
 		return runBuild(os.Stdin, os.Stdout)
 	case args[0] == roleAgent && args[1] != "":
 		err = runAgent(args[1])
+	case args[0] == hello.RoleCopy:
+		err = sshd.ServeCopy(os.Stdin, os.Stdout, os.Stderr)
 	case args[0] == roleSFTP:
 		err = sshd.ServeSFTP(stdio{os.Stdin, os.Stdout}, ".")
 	default:

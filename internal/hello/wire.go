@@ -7,7 +7,7 @@ import (
 	"syscall"
 )
 
-// SSHPort is the only port that a guest answers CONNECT for: its SSH server.
+// SSHPort is the port of the guest's SSH server; there is one more, DataPort.
 const SSHPort = 22
 
 // What banger adds to SSH, in the private names that RFC 4251 section 6 grants.

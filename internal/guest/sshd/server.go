@@ -33,6 +33,9 @@ type Server struct {
 	// SFTP is the command line that runs SFTP on its stdin and stdout, for
 	// logins of another user than the agent's. Nil: refused for those.
 	SFTP []string
+	// Copy is the command line that runs ServeCopy, for copies as another user
+	// than the agent's. Nil: refused for those.
+	Copy []string
 	Etc  string       // the directory of passwd and group; empty: /etc
 	Log  *slog.Logger // nil: none
 
@@ -41,6 +44,9 @@ type Server struct {
 	ending   <-chan struct{} // closed when Serve is to return
 	running  sync.WaitGroup  // streams, and processes of sessions
 	forkLock sync.Mutex      // see startCalm
+
+	ticketLock sync.Mutex
+	tickets    map[string]*ticket // copies that wait for data, by token
 }
 
 // Port is the raw port to the host.
@@ -146,6 +152,11 @@ func (s *Server) stream(c net.Conn, id *identity) error {
 			return err
 		}
 		return s.ssh(c, id)
+	case hello.DataPort:
+		if _, err := fmt.Fprintf(c, "OK %d\n", port); err != nil {
+			return err
+		}
+		return s.data(c)
 	default: // closed without an answer, as Firecracker does
 		return fmt.Errorf("connect to port %d: nothing there", port)
 	}

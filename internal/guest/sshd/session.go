@@ -27,6 +27,7 @@ type session struct {
 	agent   *agentSocket
 	proc    *process // once started
 	started bool
+	gone    chan struct{} // closed when the channel is
 }
 
 // session serves one session channel. Requests are answered in order; none
@@ -36,7 +37,7 @@ func (c *conn) session(ctx context.Context, nc ssh.NewChannel) {
 	if err != nil {
 		return
 	}
-	s := &session{conn: c, ch: ch}
+	s := &session{conn: c, ch: ch, gone: make(chan struct{})}
 	for r := range reqs {
 		ok, then := s.request(r.Type, r.Payload)
 		if r.WantReply {
@@ -47,6 +48,7 @@ func (c *conn) session(ctx context.Context, nc ssh.NewChannel) {
 		}
 	}
 	// The channel is closed: by us, as the program has ended, or the client is gone.
+	close(s.gone)
 	s.tty.Close()
 	if s.proc != nil {
 		s.proc.hangUp(cmp.Or(c.srv.grace, hangUpGrace), c.srv.ending)

@@ -24,6 +24,8 @@ func (s *session) subsystem(name string) (ok bool, then func()) {
 		return s.sftp()
 	case hello.HealthSubsystem:
 		return true, func() { s.finish(s.health()) }
+	case hello.CopySubsystem:
+		return true, func() { s.finish(s.copyFiles()) }
 	case hello.ShutdownSubsystem:
 		return true, func() { s.finish(s.shutdown()) }
 	}
