@@ -80,8 +80,14 @@ func (p *Placer) write(h *tar.Header, r io.Reader) error {
 	if _, _, err := newEntry(h, Limits{}.withDefaults(), true); err != nil {
 		return err
 	}
-	if e, _, err := newEntry(h, Limits{}.withDefaults(), false); err != nil || e.kind == whiteout || e.kind == opaque {
+	e, _, err := newEntry(h, Limits{}.withDefaults(), false)
+	if err != nil || e.kind == whiteout || e.kind == opaque {
 		return banger.Errorf(banger.Unsupported, "%s: its name means something else in a layer", shown(h.Name))
+	}
+	if e.kind == putLink {
+		if n, err := p.view.node(e.link); err != nil || n.isDir() {
+			return invalid("%s is a hard link to %s, which is no file", shown(h.Name), shown(e.link))
+		}
 	}
 	if err := p.tw.WriteHeader(h); err != nil {
 		return err

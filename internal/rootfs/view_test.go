@@ -3,6 +3,7 @@ package rootfs
 import (
 	"archive/tar"
 	"bytes"
+	"io"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -121,6 +122,16 @@ func TestPlacer(t *testing.T) {
 	for _, f := range [][2]string{{"/file/x", "y"}, {"/", "usr"}} {
 		if err := put(f[0], f[1], ""); !banger.IsKind(err, banger.Invalid) {
 			t.Errorf("%v: %v", f, err)
+		}
+	}
+	for target, ok := range map[string]bool{"file": true, "/bin": true, "none": false, "usr": false, "file/x": false, "../file": true} {
+		v := NewView(nil)
+		if err := v.Apply(t.Context(), bytes.NewReader(layerTar(t, "d usr/bin", "l bin usr/bin", "f file x"))); err != nil {
+			t.Fatal(err)
+		}
+		err := NewPlacer(v, io.Discard).Put("link", &tar.Header{Typeflag: tar.TypeLink, Linkname: target}, nil)
+		if ok != (err == nil) || !ok && !banger.IsKind(err, banger.Invalid) {
+			t.Errorf("a hard link to %q: %v", target, err)
 		}
 	}
 	if err := put("/", ".wh.x", ""); !banger.IsKind(err, banger.Unsupported) {
