@@ -39,6 +39,10 @@ func (d *Daemon) boot(ctx context.Context, v *vm) (*shim.Client, error) {
 	if err != nil {
 		return nil, err
 	}
+	if v.caches != "" {
+		v.cachesDevice = fmt.Sprintf("/dev/vd%c", 'a'+len(spec.Machine.Disks))
+		spec.Machine.Disks = append(spec.Machine.Disks, vmm.Disk{Path: v.caches})
+	}
 
 	// 5. The intent, then the shim. A machine of before has left nothing that matters.
 	if err := errors.Join(os.RemoveAll(run), os.RemoveAll(filepath.Join(dir, state.ExitFile))); err != nil {

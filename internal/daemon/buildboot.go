@@ -36,7 +36,7 @@ func (s *buildStage) boot(ctx context.Context) (*buildVM, error) {
 		}
 		spec.Image, send = spec.Name, nil
 	}
-	vm, err := s.b.d.bootBuilder(ctx, spec, s.b.p)
+	vm, err := s.b.d.bootBuilder(ctx, spec, s.b.wantsCaches(), s.b.p)
 	if err != nil {
 		return nil, errors.Join(err, s.b.d.dropTemporary(spec.Image))
 	}

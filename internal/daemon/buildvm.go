@@ -37,11 +37,13 @@ type buildVM struct {
 	client *agent.Client
 	layers int // in it
 	root   *tar.Header
+
+	unsynced bool // its caches may have what is not on their disk yet
 }
 
-// bootBuilder starts a machine. It is the daemon's, which removes it in the end,
-// also after a crash.
-func (d *Daemon) bootBuilder(ctx context.Context, spec banger.VMSpec, p progress) (_ *buildVM, err error) {
+// bootBuilder starts a machine, with the disk of the caches if steps want it. It is
+// the daemon's, which removes it in the end, also after a crash.
+func (d *Daemon) bootBuilder(ctx context.Context, spec banger.VMSpec, caches bool, p progress) (_ *buildVM, err error) {
 	spec.Init, spec.Net = "banger", "nat"
 	spec.CPUs = cmp.Or(spec.CPUs, min(buildCPUs, runtime.NumCPU()))
 	spec.Memory, spec.Disk = cmp.Or(spec.Memory, buildMemory), cmp.Or(spec.Disk, buildDisk)
@@ -79,6 +81,11 @@ func (d *Daemon) bootBuilder(ctx context.Context, spec banger.VMSpec, p progress
 			err = errors.Join(err, b.close())
 		}
 	}()
+	if caches {
+		if v.caches, err = d.takeCaches(v.record().ID, cachesFull); err != nil {
+			return nil, err
+		}
+	}
 	d.at("build: vm added")
 	rec, err := d.start(ctx, v, p)
 	if err != nil {
@@ -114,10 +121,12 @@ func (d *Daemon) rootOf(image banger.Image) (*tar.Header, error) {
 
 // close removes the machine.
 func (m *buildVM) close() error {
+	caches := ""
 	if m.client != nil {
+		caches = m.detachCaches()
 		_ = m.client.Close()
 	}
-	return m.d.remove(m.v)
+	return m.d.giveCaches(caches, m.d.remove(m.v))
 }
 
 // keep leaves the machine to the user, and says what they can do with it.
@@ -166,6 +175,9 @@ func (m *buildVM) run(ctx context.Context, op *dockerfile.Run, also io.Writer) (
 	for _, mnt := range op.Mounts {
 		o.Mounts = append(o.Mounts, hello.BuildMount{Target: mnt.Target, Cache: mnt.ID, Size: mnt.Size, Mode: mnt.Mode, UID: mnt.UID, GID: mnt.GID})
 	}
+	if hasCache(op) {
+		o.Caches, m.unsynced = m.v.cachesDevice, true
+	}
 	out := &buildOutput{say: func(line string) { m.b.say("%s", line) }}
 	stdout, stderr := out.stream(), out.stream()
 	exit, err := m.order(ctx, o, nil, stdout, stderr)
@@ -181,7 +193,9 @@ func (m *buildVM) run(ctx context.Context, op *dockerfile.Run, also io.Writer) (
 		}
 		return nil, banger.Errorf(banger.Invalid, "exit code %d%s", exit.Code, tail)
 	}
-	return m.takeLayer(ctx, also)
+	blob, err := m.takeLayer(ctx, also)
+	m.unsynced = m.unsynced && err != nil
+	return blob, err
 }
 
 // takeLayer reads the newest layer off the machine's disk, which holds still for that.

@@ -103,7 +103,7 @@ func (d *Daemon) Open(ctx context.Context) (err error) {
 		err = d.adoptAll()
 	}
 	if err == nil {
-		err = d.sweepTemporary()
+		err = errors.Join(d.sweepTemporary(), d.sweepCaches())
 	}
 	if err != nil {
 		_ = d.Close()

@@ -23,6 +23,7 @@ const (
 	prunedBoot    = "boot disk"
 	prunedInitrd  = "initrd"
 	prunedModules = "modules disk"
+	prunedCaches  = "build caches"
 )
 
 // imagePrune removes what nothing needs any more.
@@ -46,6 +47,9 @@ func (d *Daemon) imagePrune(ctx context.Context, r banger.ImagePruneRequest) (ba
 		}
 	}
 	if err := add(d.pruneLayers(ctx, gone, r.DryRun)); err != nil {
+		return report, err
+	}
+	if err := add(d.pruneCaches(r.DryRun)); err != nil {
 		return report, err
 	}
 	err := add(d.pruneBoot(ctx, r.DryRun))

@@ -28,6 +28,10 @@ type vm struct {
 	client  *shim.Client  // names the machine; nil: there is none
 	verdict *shim.End     // what this daemon has decided about that machine's end
 	changed chan struct{} // closed at each change, then replaced
+
+	// Of a machine that runs the steps of a build, set before it starts: the disk of
+	// the caches, and what the guest calls it. Empty: it has none.
+	caches, cachesDevice string
 }
 
 func (d *Daemon) newVM(rec banger.VM) *vm {

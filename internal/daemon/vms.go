@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -194,7 +195,7 @@ func (d *Daemon) removeHeld(v *vm) error {
 	d.at("delete: deleted")
 	d.forget(rec.ID)
 	d.Log.Info("vm removed", "vm", rec.Name)
-	return d.dropTemporary(rec.Spec.Image)
+	return errors.Join(removeUnless(false, d.cachesOf(rec.ID)), d.dropTemporary(rec.Spec.Image))
 }
 
 func (d *Daemon) forget(id string) {

@@ -106,7 +106,7 @@ type File struct {
 type Mount struct {
 	Type   string // cache or tmpfs
 	Target string // absolute
-	ID     string // of a cache: runs of one build with the same ID share it
+	ID     string // of a cache: runs with the same ID share it, of other builds too
 	Size   int64  // of a tmpfs, in bytes; 0: no limit of its own
 	Mode   uint32 // of a cache directory
 	UID    uint32

@@ -23,6 +23,8 @@ const (
 	buildDir   = "/run/banger/build"
 	buildImage = buildDir + "/image"
 	buildOwn   = buildDir + "/own"
+	// buildCaches is the disk of the caches, of builds that have any.
+	buildCaches = buildDir + "/caches"
 )
 
 // roleBuildInner is the name by which this program is started as the first
@@ -40,6 +42,9 @@ func runBuild(in *os.File, stdout io.Writer) int {
 	order, rest, err := readOrder(in)
 	if err == nil {
 		err = prepareBuild()
+	}
+	if err == nil && order.Caches != "" {
+		err = prepareCaches(order.Caches)
 	}
 	if err == nil {
 		switch order.Op {
@@ -108,6 +113,44 @@ func prepareBuild() error {
 	}
 	if err != nil {
 		return fmt.Errorf("prepare the build: %w", err)
+	}
+	return nil
+}
+
+// cachesDir has a directory for each cache.
+const cachesDir = buildCaches + "/banger-caches"
+
+// prepareCaches mounts the disk of the caches, unless an order before has. What
+// is removed from it is room for the host again.
+func prepareCaches(device string) error {
+	if _, err := os.Stat(cachesDir); err == nil {
+		return nil
+	}
+	err := awaitDisks(device)
+	if err == nil {
+		err = mountAll([]mountPoint{{dir: buildCaches, source: device, fstype: "ext4", flags: unix.MS_NOATIME, data: "discard"}})
+	}
+	if err == nil {
+		err = os.MkdirAll(cachesDir, 0o700)
+	}
+	if err != nil {
+		return fmt.Errorf("mount the caches: %w", err)
+	}
+	return nil
+}
+
+// syncCaches writes what the caches have to their disk, if it is mounted.
+func syncCaches() error {
+	f, err := os.Open(cachesDir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := unix.Syncfs(int(f.Fd())); err != nil {
+		return fmt.Errorf("write the caches: %w", err)
 	}
 	return nil
 }
@@ -273,6 +316,9 @@ func mountLayers(layer int, volatile bool) error {
 
 // freeze holds the file system of the machine's disk: it is whole and clean then.
 func freeze(until io.Reader, say io.Writer) error {
+	if err := syncCaches(); err != nil {
+		return err
+	}
 	f, err := os.Open(buildOwn)
 	if err != nil {
 		return err

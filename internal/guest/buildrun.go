@@ -242,10 +242,10 @@ func (r *buildRoot) files(order hello.BuildOrder) error {
 	return nil
 }
 
-// cacheDir is the directory of a cache, which lasts as long as the machine.
+// cacheDir is the directory of a cache.
 func cacheDir(m hello.BuildMount) (string, error) {
 	sum := sha256.Sum256([]byte(m.Cache))
-	dir := filepath.Join(buildOwn, "banger-build", "cache-"+hex.EncodeToString(sum[:8]))
+	dir := filepath.Join(cachesDir, hex.EncodeToString(sum[:]))
 	err := os.Mkdir(dir, 0o700)
 	if errors.Is(err, os.ErrExist) {
 		return dir, nil

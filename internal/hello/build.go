@@ -45,6 +45,8 @@ type BuildOrder struct {
 	FilesDir  string       `json:"files_dir,omitempty"` // where Files are
 	Mounts    []BuildMount `json:"mounts,omitempty"`
 	NoNetwork bool         `json:"no_network,omitempty"`
+	// Caches is the device with the file system of the caches among Mounts.
+	Caches string `json:"caches,omitempty"`
 }
 
 // BuildFile is an executable file that is there for one command.
@@ -56,7 +58,7 @@ type BuildFile struct {
 // BuildMount is a directory that is there for one command.
 type BuildMount struct {
 	Target string `json:"target"`
-	// Cache is the name of a directory that the commands of one machine share;
+	// Cache is the name of a directory that commands share, of other builds too;
 	// empty: a tmpfs.
 	Cache string `json:"cache,omitempty"`
 	Size  int64  `json:"size,omitempty"` // of a tmpfs, in bytes

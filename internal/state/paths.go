@@ -46,6 +46,7 @@ const (
 
 	BlobsDir    = "blobs"
 	BuildsDir   = "builds"
+	CachesFile  = "caches.img" // of builds; caches-ID.img while a VM has it
 	CatalogsDir = "catalogs"
 	BootDir     = "boot"
 	InitrdDir   = "initrd"
