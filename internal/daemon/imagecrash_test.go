@@ -96,6 +96,12 @@ func TestKillDuringImagePull(t *testing.T) {
 				half = func() {
 					<-sent
 					h.half()
+					h.eventually(func() error { // what was sent is on its way into the file
+						if found, _ := filepath.Glob(blobs); len(found) != 1 {
+							return fmt.Errorf("no partial layer: %v", found)
+						}
+						return nil
+					})
 				}
 			}
 			h.cutOff(half, func() error {
