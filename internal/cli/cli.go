@@ -155,7 +155,7 @@ no root, no Docker. A daemon of your own does the work; it is started when neede
 		cmd.GroupID = "daily"
 		root.AddCommand(cmd)
 	}
-	for _, cmd := range []*cobra.Command{c.vmCommand(), c.imageCommand(), c.kernelCommand(), c.systemCommand(), c.daemonCommand()} {
+	for _, cmd := range []*cobra.Command{c.vmCommand(), c.imageCommand(), c.kernelCommand(), c.sshConfigCommand(), c.systemCommand(), c.daemonCommand()} {
 		cmd.GroupID = "nouns"
 		root.AddCommand(cmd)
 	}

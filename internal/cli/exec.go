@@ -2,8 +2,6 @@ package cli
 
 import (
 	"context"
-	"errors"
-	"io"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -77,37 +75,4 @@ func (c *CLI) inVM(ctx context.Context, name string, sess *sessionFlags, set fun
 		return exitError(code)
 	}
 	return err
-}
-
-// vmProxyCommand joins stdin and stdout to the SSH server of a VM, for OpenSSH's ProxyCommand.
-func (c *CLI) vmProxyCommand() *cobra.Command {
-	return &cobra.Command{
-		Use: "proxy VM", Short: "Join stdin and stdout to the SSH server of a VM (for ProxyCommand)",
-		Example:           `  ssh -o ProxyCommand="banger vm proxy testbox" root@testbox`,
-		Args:              args(cobra.ExactArgs(1)),
-		ValidArgsFunction: c.completeVMs,
-		RunE: func(cmd *cobra.Command, a []string) error {
-			return c.call(cmd.Context(), func(client *banger.Client) error {
-				vm, err := client.VMShow(cmd.Context(), a[0])
-				if err != nil {
-					return err
-				}
-				conn, err := agent.Connect(cmd.Context(), vm.Agent)
-				if err != nil {
-					return err
-				}
-				defer conn.Close()
-				go func() {
-					_, _ = io.Copy(conn, c.Stdin)
-					if half, ok := conn.(interface{ CloseWrite() error }); ok {
-						_ = half.CloseWrite()
-					}
-				}()
-				if _, err := io.Copy(c.Stdout, conn); err != nil && !errors.Is(err, io.EOF) {
-					return err
-				}
-				return nil
-			})
-		},
-	}
 }

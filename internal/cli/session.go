@@ -77,9 +77,17 @@ func (c *CLI) session(ctx context.Context, vm banger.VM, r agent.Request) (int, 
 	return exit.Code, nil
 }
 
-func (c *CLI) dialAgent(ctx context.Context, vm banger.VM) (*agent.Client, error) {
+// running says why a VM cannot be reached.
+func running(vm banger.VM) error {
 	if vm.State != banger.Running {
-		return nil, banger.Errorf(banger.Conflict, "vm %q is %s", vm.Name, vm.State).WithHint("banger vm start %s", vm.Name)
+		return banger.Errorf(banger.Conflict, "vm %q is %s", vm.Name, vm.State).WithHint("banger vm start %s", vm.Name)
+	}
+	return nil
+}
+
+func (c *CLI) dialAgent(ctx context.Context, vm banger.VM) (*agent.Client, error) {
+	if err := running(vm); err != nil {
+		return nil, err
 	}
 	signer, err := agent.LoadOrCreateUserKey(c.layout.UserKey())
 	if err != nil {
