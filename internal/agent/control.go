@@ -15,7 +15,7 @@ import (
 )
 
 // maxAnswer bounds what a subsystem of ours may answer, in bytes.
-const maxAnswer = 16 << 10
+const maxAnswer = 64 << 10
 
 // Health asks the agent how its machine is. Its texts are made printable.
 func (c *Client) Health(ctx context.Context) (hello.Health, error) {

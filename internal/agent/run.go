@@ -10,6 +10,7 @@ import (
 	"os"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 
@@ -28,6 +29,8 @@ type Request struct {
 	Env     []string // NAME=value, over the image's
 	Dir     string   // empty: the image's
 	User    string   // user[:group]; empty: the image's, for Login the one that logged in
+	// Timeout, if it is not zero, ends the program, whose exit code then is hello.TimedOut.
+	Timeout time.Duration
 
 	TTY        bool
 	Term       string // $TERM
@@ -51,25 +54,41 @@ type Exit struct {
 // guest ends the program, and the cause of ctx is the error. A guest that goes
 // away before the program's end makes it Unavailable.
 func (c *Client) Run(ctx context.Context, r Request) (Exit, error) {
-	js, err := json.Marshal(hello.Exec{Argv: r.Argv, Command: r.Command, Login: r.Login, Env: r.Env, Dir: r.Dir, User: r.User})
+	js, err := r.exec(false)
 	if err != nil {
-		return Exit{}, fmt.Errorf("run in the guest: %w", err)
+		return Exit{}, err
+	}
+	return c.guarded(ctx, "run in the guest", func() (Exit, error) { return c.run(r, hello.ExecRequest, js) })
+}
+
+// exec is the request as the guest wants it.
+func (r Request) exec(detach bool) (string, error) {
+	js, err := json.Marshal(hello.Exec{Argv: r.Argv, Command: r.Command, Login: r.Login, Env: r.Env, Dir: r.Dir, User: r.User,
+		Timeout: r.Timeout.Milliseconds(), Detach: detach})
+	if err != nil {
+		return "", fmt.Errorf("run in the guest: %w", err)
 	}
 	if len(js) > hello.MaxExec {
-		return Exit{}, banger.Errorf(banger.Invalid, "run in the guest: command line and environment have %d bytes, more than %d", len(js), hello.MaxExec)
+		return "", banger.Errorf(banger.Invalid, "run in the guest: command line and environment have %d bytes, more than %d", len(js), hello.MaxExec)
 	}
+	return string(js), nil
+}
+
+// guarded closes the connection when ctx ends, whose cause then is the error.
+func (c *Client) guarded(ctx context.Context, what string, f func() (Exit, error)) (Exit, error) {
 	defer c.guard(ctx)()
-	exit, err := c.run(r, js)
+	exit, err := f()
 	if ctx.Err() != nil {
-		return Exit{}, fmt.Errorf("run in the guest: %w", context.Cause(ctx))
+		err = context.Cause(ctx)
 	}
 	if err != nil {
-		return Exit{}, fmt.Errorf("run in the guest: %w", err)
+		return Exit{}, fmt.Errorf("%s: %w", what, err)
 	}
 	return exit, nil
 }
 
-func (c *Client) run(r Request, js []byte) (Exit, error) {
+// run makes one request of a session, and sees to its end.
+func (c *Client) run(r Request, kind, payload string) (Exit, error) {
 	ch, reqs, err := c.session()
 	if err != nil {
 		return Exit{}, err
@@ -80,7 +99,7 @@ func (c *Client) run(r Request, js []byte) (Exit, error) {
 			return Exit{}, err
 		}
 	}
-	if err := ask(ch, hello.ExecRequest, ssh.Marshal(struct{ JSON string }{string(js)})); err != nil {
+	if err := ask(ch, kind, ssh.Marshal(struct{ Text string }{payload})); err != nil {
 		return Exit{}, err
 	}
 	return c.collect(ch, reqs, r)

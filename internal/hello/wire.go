@@ -17,6 +17,12 @@ const (
 	// exit status 127 (not found) or 126 (found, but not to be run) and one
 	// line on stderr that begins with "banger: ".
 	ExecRequest = "exec@banger"
+	// AttachRequest is a session request for what a detached program has written
+	// and will write, up to its end and its exit. Its payload is the Job's ID, one
+	// SSH string. The program lives on when the session is closed before.
+	AttachRequest = "attach@banger"
+	// JobsSubsystem answers one line of JSON, a list of Jobs.
+	JobsSubsystem = "jobs@banger"
 	// HealthSubsystem answers one line of JSON, a Health.
 	HealthSubsystem = "health@banger"
 	// ShutdownSubsystem takes one line, Poweroff or Reboot; its exit status is
@@ -43,7 +49,33 @@ type Exec struct {
 	User    string   `json:"user,omitempty"`    // user[:group], names or numbers; empty: the image's, else root
 	Login   bool     `json:"login,omitempty"`   // Command as an ssh client would have it run: as the user that logged in, in their home
 	Clear   bool     `json:"clear,omitempty"`   // leave the image's Env out
+	// Timeout ends the program after so many milliseconds, with TERM and then
+	// KILL; its exit status is TimedOut.
+	Timeout int64 `json:"timeout_ms,omitempty"`
+	// Detach leaves the program to the agent, which answers with its ID, one
+	// line on stdout: see AttachRequest.
+	Detach bool `json:"detach,omitempty"`
 }
+
+// TimedOut is the exit status of a program that took longer than its Timeout.
+const TimedOut = 124
+
+// Job is one program that was detached.
+type Job struct {
+	ID      string `json:"id"`
+	PID     int    `json:"pid"`     // in the guest
+	Command string `json:"command"` // the beginning of it
+	Started int64  `json:"started"` // seconds since 1970, by the guest's clock
+	Running bool   `json:"running"`
+	Code    int    `json:"exit_code"` // once it has ended; 128+n for signal n
+	Dropped int64  `json:"dropped"`   // bytes of its output that are not kept any more
+}
+
+// Limits of detached programs: the agent keeps what they write in the guest's memory.
+const (
+	MaxJobs      = 32      // kept at a time, ended ones too; those go first
+	MaxJobOutput = 1 << 20 // bytes kept of each
+)
 
 // Health is what the agent says of its machine.
 type Health struct {

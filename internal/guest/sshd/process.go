@@ -39,8 +39,9 @@ type process struct {
 	exited chan struct{}
 	drain  time.Duration // at most, as drainMax
 
-	mu     sync.Mutex
-	reaped bool // the process group may belong to somebody else
+	mu      sync.Mutex
+	reaped  bool // the process group may belong to somebody else
+	expired bool // it took too long
 }
 
 // start starts the program on the terminal, or on three pipes if that is nil.
@@ -108,8 +109,17 @@ func closeAll(files []*os.File) {
 // wait passes input and output on until the program has ended, and reports how.
 func (p *process) wait() {
 	go p.copyIn() // ends with the channel, or as the program closes its input
+	status := p.outputs(p.ch, p.ch.Stderr())
+	if p.expired {
+		exit(p.ch, hello.TimedOut)
+		return
+	}
+	report(p.ch, status)
+}
+
+// outputs passes output on until the program has ended.
+func (p *process) outputs(writers ...io.Writer) syscall.WaitStatus {
 	var copies sync.WaitGroup
-	writers := []io.Writer{p.ch, p.ch.Stderr()}
 	for i, f := range p.outs {
 		copies.Go(func() { copyOut(writers[i], f, p.drain) })
 	}
@@ -121,7 +131,30 @@ func (p *process) wait() {
 	if p.tty == nil {
 		closeAll(append(p.outs, p.in))
 	}
-	report(p.ch, status)
+	return status
+}
+
+// limit ends the program when its time is over: TERM to its process group, and
+// KILL after a grace.
+func (p *process) limit(after, grace time.Duration) {
+	timer := time.NewTimer(after)
+	defer timer.Stop()
+	select {
+	case <-p.exited:
+		return
+	case <-timer.C:
+	}
+	p.mu.Lock()
+	p.expired = !p.reaped
+	p.mu.Unlock()
+	p.signal(syscall.SIGTERM)
+	p.signal(syscall.SIGCONT)
+	timer.Reset(grace)
+	select {
+	case <-p.exited:
+	case <-timer.C:
+		p.signal(syscall.SIGKILL)
+	}
 }
 
 // reap waits for the program's end. Its process group is let go of only

@@ -47,6 +47,9 @@ type Server struct {
 
 	ticketLock sync.Mutex
 	tickets    map[string]*ticket // copies that wait for data, by token
+
+	jobLock sync.Mutex
+	jobs    []*job // programs that were detached, the oldest first
 }
 
 // Port is the raw port to the host.
@@ -85,6 +88,7 @@ func (s *Server) Serve(ctx context.Context, port Port) error {
 	defer cancel(nil)
 	s.ending = ctx.Done()
 	defer s.running.Wait()
+	defer s.endJobs()
 	defer cancel(nil) // before that wait
 	catchIgnored()
 	defer protect()()

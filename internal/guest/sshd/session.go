@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 
@@ -73,7 +74,7 @@ func (s *session) request(kind string, payload []byte) (ok bool, then func()) {
 		return ssh.Unmarshal(payload, &p) == nil && s.proc != nil && s.proc.signal(hello.ParseSignal(p.Name)), nil
 	case "break":
 		return s.tty.sendBreak(), nil
-	case "shell", "exec", "subsystem", hello.ExecRequest:
+	case "shell", "exec", "subsystem", hello.ExecRequest, hello.AttachRequest:
 		if s.started {
 			return false, nil
 		}
@@ -97,11 +98,22 @@ func (s *session) start(kind string, payload []byte) (ok bool, then func()) {
 	case "subsystem":
 		return s.subsystem(p.Text)
 	}
+	if kind == hello.AttachRequest {
+		return true, func() { s.attach(p.Text) }
+	}
 	var e hello.Exec
-	if err := json.Unmarshal([]byte(p.Text), &e); err != nil {
+	if err := json.Unmarshal([]byte(p.Text), &e); err != nil || e.Detach && s.tty != nil {
 		return false, nil
 	}
-	return true, s.run(s.imageProgram(e))
+	prog, err := s.imageProgram(e)
+	if e.Detach {
+		return true, func() { s.detach(prog, err, e) }
+	}
+	then = s.run(prog, err)
+	if s.proc != nil && e.Timeout > 0 {
+		go s.proc.limit(time.Duration(e.Timeout)*time.Millisecond, cmp.Or(s.conn.srv.grace, hangUpGrace)) // ends with the process
+	}
+	return true, then
 }
 
 // run starts the program and returns what sees it to its end. A program that
