@@ -192,3 +192,27 @@ func TestLayerRedirectedToLogin(t *testing.T) {
 		})
 	}
 }
+
+// URLs of a layer's descriptor are not asked, whether the registry has it or not.
+func TestForeignURLs(t *testing.T) {
+	for _, gone := range []bool{false, true} {
+		f := newFixture(t)
+		im := newImage(gzLayer("a", 1000))
+		th := newThief(t)
+		th.other = func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(im.layers[0].blob) }
+		im.manifest["layers"].([]map[string]any)[0]["urls"] = []string{th.url + "/layer"}
+		f.push("x", im)
+		l := f.resolve("x", f.options()).Layers[0]
+		if gone {
+			f.answer(l.Digest, http.NotFound)
+		}
+		if _, err := readLayer(t.Context(), l); gone {
+			wantErr(t, err, banger.NotFound)
+		} else if err != nil {
+			t.Error(err)
+		}
+		if len(th.heard) > 0 {
+			t.Errorf("it was asked: %s", th.heard)
+		}
+	}
+}
