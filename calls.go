@@ -48,6 +48,17 @@ type VMStopRequest struct {
 	Force   bool   `json:"force,omitempty"`   // kill at once
 }
 
+// VMRenameRequest gives a VM another name.
+type VMRenameRequest struct {
+	Name string `json:"name"`
+	New  string `json:"new"`
+}
+
+// VMPruneRequest asks for the end of VMs that do not run.
+type VMPruneRequest struct {
+	DryRun bool `json:"dry_run,omitempty"` // only say which
+}
+
 // VersionInfo tells which daemon answers.
 type VersionInfo struct {
 	Version string `json:"version"`
@@ -146,6 +157,38 @@ func (c *Client) VMStart(ctx context.Context, name string, progress func(Progres
 // VMStop stops a VM and waits until it has ended. One that does not run is left as it is.
 func (c *Client) VMStop(ctx context.Context, r VMStopRequest) (VM, error) {
 	return call[VM](ctx, c, "vm.stop", r)
+}
+
+// VMRestart stops a VM, if it runs, as VMStop does, and starts it. Once it has
+// begun it goes on without the caller, and without this daemon.
+func (c *Client) VMRestart(ctx context.Context, r VMStopRequest, progress func(Progress)) (VM, error) {
+	return stream[VM](ctx, c, "vm.restart", r, progress)
+}
+
+// VMPause stops the virtual CPUs of a VM that runs. Kind: conflict (it does not run).
+func (c *Client) VMPause(ctx context.Context, name string) (VM, error) {
+	return call[VM](ctx, c, "vm.pause", NameRequest{Name: name})
+}
+
+// VMResume lets a VM that is paused go on, and sets its clock. Kind: conflict (it is not).
+func (c *Client) VMResume(ctx context.Context, name string) (VM, error) {
+	return call[VM](ctx, c, "vm.resume", NameRequest{Name: name})
+}
+
+// VMRename gives a VM another name; its host name follows at its next start.
+// Kinds: exists, invalid.
+func (c *Client) VMRename(ctx context.Context, r VMRenameRequest) (VM, error) {
+	return call[VM](ctx, c, "vm.rename", r)
+}
+
+// VMWait waits until a VM has no machine and gets none again.
+func (c *Client) VMWait(ctx context.Context, name string) (VM, error) {
+	return call[VM](ctx, c, "vm.wait", NameRequest{Name: name})
+}
+
+// VMPrune removes the VMs that have stopped or failed, with their disks.
+func (c *Client) VMPrune(ctx context.Context, r VMPruneRequest) ([]VM, error) {
+	return call[[]VM](ctx, c, "vm.prune", r)
 }
 
 // VMDelete removes a VM with its disk. Kinds: not_found, conflict (it runs, without Force).

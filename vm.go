@@ -10,6 +10,7 @@ const (
 	Created  VMState = "created"  // made, never started
 	Starting VMState = "starting" // the VMM runs, the agent has not answered yet
 	Running  VMState = "running"  // the agent answered
+	Paused   VMState = "paused"   // its virtual CPUs stand still, as asked
 	Stopping VMState = "stopping" // asked to stop, the VMM is still there
 	Stopped  VMState = "stopped"  // ended as asked, or by the guest itself
 	Failed   VMState = "failed"   // ended in a way nobody asked for; Reason says how
@@ -27,6 +28,9 @@ type VMSpec struct {
 	Init   string `json:"init,omitempty"`   // auto, banger or systemd
 	Net    string `json:"net,omitempty"`    // nat or none
 	Accel  string `json:"accel,omitempty"`  // auto, kvm or tcg
+	// Restart says whether a machine that nobody asked to end is started again:
+	// no, on-failure or always.
+	Restart string `json:"restart,omitempty"`
 	// KernelArgs are words for the kernel's command line, NAME or NAME=VALUE,
 	// behind banger's own and those of the kernel's record.
 	KernelArgs []string `json:"kernel_args,omitempty"`
@@ -54,6 +58,12 @@ type VM struct {
 	CreatedAt time.Time `json:"created_at"`
 	StartedAt time.Time `json:"started_at,omitzero"`
 	StoppedAt time.Time `json:"stopped_at,omitzero"`
+	// ExitCode is how the last machine ended: 0 as asked or by the guest itself, 1 in any other way.
+	ExitCode int `json:"exit_code"`
+	// Again says that it is to be started again: by a restart under way, or as
+	// Spec.Restart has it. Restarts counts the latter since it last ran well.
+	Again    bool `json:"again,omitempty"`
+	Restarts int  `json:"restarts,omitempty"`
 
 	Machine *Machine `json:"machine,omitempty"` // while started
 	Owner   *Process `json:"owner,omitempty"`   // the VM is removed when this process ends

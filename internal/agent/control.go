@@ -6,7 +6,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"strconv"
 	"sync"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 
@@ -36,6 +38,14 @@ func (c *Client) Health(ctx context.Context) (hello.Health, error) {
 func (c *Client) Shutdown(ctx context.Context, how string) error {
 	if _, err := c.subsystem(ctx, hello.ShutdownSubsystem, how+"\n"); err != nil {
 		return fmt.Errorf("shut the guest down: %w", err)
+	}
+	return nil
+}
+
+// SetClock sets the guest's clock, whatever it is now.
+func (c *Client) SetClock(ctx context.Context, now time.Time) error {
+	if _, err := c.subsystem(ctx, hello.ClockSubsystem, strconv.FormatInt(now.UnixNano(), 10)+"\n"); err != nil {
+		return fmt.Errorf("set the guest's clock: %w", err)
 	}
 	return nil
 }

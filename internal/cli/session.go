@@ -80,7 +80,11 @@ func (c *CLI) session(ctx context.Context, vm banger.VM, r agent.Request) (int, 
 // running says why a VM cannot be reached.
 func running(vm banger.VM) error {
 	if vm.State != banger.Running {
-		return banger.Errorf(banger.Conflict, "vm %q is %s", vm.Name, vm.State).WithHint("banger vm start %s", vm.Name)
+		way := "start"
+		if vm.State == banger.Paused {
+			way = "resume"
+		}
+		return banger.Errorf(banger.Conflict, "vm %q is %s", vm.Name, vm.State).WithHint("banger vm %s %s", way, vm.Name)
 	}
 	return nil
 }

@@ -15,7 +15,8 @@ func (c *CLI) vmCommand() *cobra.Command {
 	ls := c.psCommand()
 	ls.Use, ls.Aliases = "ls", []string{"list"}
 	return noun("vm", "Manage VMs",
-		c.vmCreateCommand(), c.vmStartCommand(), c.stopCommand(), c.rmCommand(), ls,
+		c.vmCreateCommand(), c.vmStartCommand(), c.stopCommand(), c.vmRestartCommand(), c.vmKillCommand(), c.vmPauseCommand(), c.vmResumeCommand(),
+		c.vmRenameCommand(), c.vmWaitCommand(), c.vmPruneCommand(), c.rmCommand(), ls,
 		c.vmInspectCommand(), c.execCommand(), c.sshCommand(), c.cpCommand(), c.logsCommand(), c.vmProxyCommand())
 }
 
@@ -53,6 +54,8 @@ goes wrong, nothing is left of it. IMAGE is found as by "banger run".`,
 	spec.flags(cmd, c)
 	cmd.Flags().StringVar(&spec.spec.Image, "image", "", "image to make the VM from")
 	cmd.Flags().BoolVar(&noStart, "no-start", false, "create it only")
+	cmd.Flags().StringVar(&spec.spec.Restart, "restart", "", "start it again when it ends unasked: no, on-failure or always (default no)")
+	_ = cmd.RegisterFlagCompletionFunc("restart", cobra.FixedCompletions([]string{"no", "on-failure", "always"}, cobra.ShellCompDirectiveNoFileComp))
 	_ = cmd.RegisterFlagCompletionFunc("image", c.completeImages)
 	return cmd
 }
@@ -71,49 +74,6 @@ func (c *CLI) each(names []string, f func(name string) error) error {
 		}
 	}
 	return last
-}
-
-func (c *CLI) vmStartCommand() *cobra.Command {
-	return &cobra.Command{
-		Use: "start VM...", Short: "Start VMs and wait until they are reachable",
-		Args: args(cobra.MinimumNArgs(1)), ValidArgsFunction: c.completeVMs,
-		RunE: func(cmd *cobra.Command, a []string) error {
-			return c.call(cmd.Context(), func(client *banger.Client) error {
-				return c.each(a, func(name string) error {
-					show, done := c.progress()
-					vm, err := client.VMStart(cmd.Context(), name, show)
-					done()
-					if err != nil {
-						return err
-					}
-					return c.printChanged(vm.Name, vm)
-				})
-			})
-		},
-	}
-}
-
-func (c *CLI) stopCommand() *cobra.Command {
-	r := banger.VMStopRequest{}
-	cmd := &cobra.Command{
-		Use: "stop VM...", Short: "Stop VMs: ask the guest, then force it",
-		Args: args(cobra.MinimumNArgs(1)), ValidArgsFunction: c.completeVMs,
-		RunE: func(cmd *cobra.Command, a []string) error {
-			return c.call(cmd.Context(), func(client *banger.Client) error {
-				return c.each(a, func(name string) error {
-					r.Name = name
-					vm, err := client.VMStop(cmd.Context(), r)
-					if err != nil {
-						return err
-					}
-					return c.printChanged(vm.Name, vm)
-				})
-			})
-		},
-	}
-	cmd.Flags().IntVar(&r.Seconds, "timeout", 30, "seconds that the guest gets to end by itself")
-	cmd.Flags().BoolVarP(&r.Force, "force", "f", false, "do not ask the guest")
-	return cmd
 }
 
 func (c *CLI) rmCommand() *cobra.Command {

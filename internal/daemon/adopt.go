@@ -27,8 +27,11 @@ func (d *Daemon) adoptAll() error {
 		v := d.newVM(d.load(id))
 		d.vms[id] = v
 		rec := v.record()
-		if alive(rec.State) {
+		switch {
+		case alive(rec.State):
 			d.adopt(v, boot)
+		case rec.Again:
+			d.tasks.Go(func() { d.startAgain(v) })
 		}
 		if rec.Owner != nil {
 			d.watchOwner(v)
@@ -41,13 +44,12 @@ func (d *Daemon) adoptAll() error {
 // paths are made of it; the paths in it are where the folder is now.
 func (d *Daemon) load(id string) banger.VM {
 	rec, err := d.disks.Get(id)
-	states := []banger.VMState{banger.Created, banger.Starting, banger.Running, banger.Stopping, banger.Stopped, banger.Failed}
 	roots := []banger.RootKind{"", banger.OverlayRoot, banger.FlatRoot} // the first there was is the overlay
 	switch {
 	case err != nil:
 	case rec.ID != id:
 		err = banger.Errorf(banger.Conflict, "read vm %q: its record is that of %q", id, rec.ID)
-	case !slices.Contains(states, rec.State):
+	case transitions[rec.State] == nil:
 		err = banger.Errorf(banger.Conflict, "read vm %q: its state is %q", id, rec.State)
 	case !slices.Contains(roots, rec.Root):
 		err = banger.Errorf(banger.Conflict, "read vm %q: its root is %q", id, rec.Root)
@@ -84,6 +86,9 @@ func (d *Daemon) adopt(v *vm, boot string) {
 	dial, cancel := context.WithTimeout(d.life, 5*time.Second)
 	defer cancel()
 	c, err := shim.Dial(dial, filepath.Join(d.Layout.VMRun(rec.ID), state.ShimSocket))
+	if err != nil && v.unborn(rec) {
+		return
+	}
 	if err != nil {
 		v.apply(v.buried())
 		return
@@ -93,6 +98,30 @@ func (d *Daemon) adopt(v *vm, boot string) {
 		v.end(false, defaultGrace)
 	}
 	d.Log.Info("vm adopted", "vm", rec.Name, "state", rec.State)
+}
+
+// unborn takes a start back that the daemon before this one was killed in,
+// before there was a machine: the VM is as it was, or, where that was asked for,
+// is started after all. It is false where there has been one.
+func (v *vm) unborn(rec banger.VM) bool {
+	_, ended := os.Stat(v.d.disks.Path(rec.ID, state.ExitFile))
+	if rec.State != banger.Starting || rec.Machine == nil || rec.Machine.Shim.PID != 0 || !gone(ended) ||
+		logTail(v.d.disks.Path(rec.ID, state.ShimLog)) != "" {
+		return false
+	}
+	if err := v.d.endMachine(rec); err != nil {
+		v.d.Log.Error("end orphaned machine", "vm", rec.Name, "err", err)
+	}
+	_ = v.update(func(r *banger.VM) {
+		r.Machine, r.Reason, r.State = nil, "the daemon was killed before it was started", banger.Created
+		if !r.StartedAt.IsZero() {
+			r.State, r.StoppedAt = banger.Stopped, time.Now().UTC()
+		}
+	})
+	if rec.Again {
+		v.d.tasks.Go(func() { v.d.startAgain(v) })
+	}
+	return true
 }
 
 // buried finds out how a machine ended whose shim does not answer any more: by

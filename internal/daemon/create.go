@@ -181,7 +181,8 @@ func fillSpec(s banger.VMSpec) (banger.VMSpec, error) {
 		}
 		return nil
 	}
-	for _, err := range []error{def(&s.Init, "auto", "banger", "systemd"), def(&s.Net, "nat", "none"), def(&s.Accel, "auto", "kvm", "tcg")} {
+	for _, err := range []error{def(&s.Init, "auto", "banger", "systemd"), def(&s.Net, "nat", "none"), def(&s.Accel, "auto", "kvm", "tcg"),
+		def(&s.Restart, "no", "on-failure", "always")} {
 		if err != nil {
 			return s, err
 		}

@@ -222,9 +222,15 @@ func (d *Daemon) routes() []api.Route {
 		api.Stream("vm.create", long(d, d.vmCreate)),
 		api.Unary("vm.delete", d.vmDelete),
 		api.List("vm.list", d.vmList),
+		api.Unary("vm.pause", d.vmPause),
+		api.Unary("vm.prune", d.vmPrune),
+		api.Unary("vm.rename", d.vmRename),
+		api.Stream("vm.restart", long(d, d.vmRestart)),
+		api.Unary("vm.resume", d.vmResume),
 		api.Unary("vm.show", d.vmShow),
 		api.Stream("vm.start", long(d, d.vmStart)),
 		api.Unary("vm.stop", d.vmStop),
+		api.Unary("vm.wait", d.vmWait),
 	}
 }
 

@@ -324,16 +324,32 @@ func (h *host) clean() {
 	})
 }
 
+// guestEnds has the guest power off or reboot by itself.
+func (h *host) guestEnds(rec banger.VM, how string) {
+	h.t.Helper()
+	ctx, cancel := context.WithTimeout(h.t.Context(), patience)
+	defer cancel()
+	c, err := h.dial(ctx, rec)
+	h.must(err)
+	defer c.Close()
+	h.must(c.Shutdown(ctx, how))
+}
+
+func (h *host) dial(ctx context.Context, rec banger.VM) (*agent.Client, error) {
+	h.t.Helper()
+	signer, err := agent.LoadOrCreateUserKey(h.layout.UserKey())
+	h.must(err)
+	key, _, _, _, err := ssh.ParseAuthorizedKey([]byte(rec.HostKey))
+	h.must(err)
+	return agent.Dial(ctx, rec.Agent, agent.Options{User: "root", Signer: signer, HostKey: key})
+}
+
 // exec runs a program in the guest, as banger exec does.
 func (h *host) exec(rec banger.VM, argv ...string) (string, error) {
 	h.t.Helper()
 	ctx, cancel := context.WithTimeout(h.t.Context(), patience)
 	defer cancel()
-	signer, err := agent.LoadOrCreateUserKey(h.layout.UserKey())
-	h.must(err)
-	key, _, _, _, err := ssh.ParseAuthorizedKey([]byte(rec.HostKey))
-	h.must(err)
-	c, err := agent.Dial(ctx, rec.Agent, agent.Options{User: "root", Signer: signer, HostKey: key})
+	c, err := h.dial(ctx, rec)
 	if err != nil {
 		return "", err
 	}

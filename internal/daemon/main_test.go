@@ -95,10 +95,12 @@ func (s script) guest(ctx context.Context, g *fakevmm.Guest) {
 	if _, _, err := sshd.Ask(ctx, g, hello.Boot); err != nil {
 		return
 	}
-	srv := &sshd.Server{Version: "test", Init: "test", Etc: s.etc, Shutdown: func(string) error {
+	srv := &sshd.Server{Version: "test", Init: "test", Etc: s.etc, SetClock: func(time.Time) error { return nil }, Shutdown: func(how string) error {
 		if s.Guest != "deaf" {
 			// After the answer has left: a machine that is off sends none.
-			time.AfterFunc(10*time.Millisecond, func() { g.End(vmm.Exit{Guest: vmm.GuestShutdown}) })
+			time.AfterFunc(10*time.Millisecond, func() {
+				g.End(vmm.Exit{Guest: map[string]string{hello.Poweroff: vmm.GuestShutdown, hello.Reboot: vmm.GuestReset}[how]})
+			})
 		}
 		return nil
 	}}

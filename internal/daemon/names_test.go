@@ -129,6 +129,7 @@ func TestBadSpecs(t *testing.T) {
 		"memory":            func(s *banger.VMSpec) { s.Memory = 1 },
 		"disk":              func(s *banger.VMSpec) { s.Disk = 1 << 60 },
 		"boot time":         func(s *banger.VMSpec) { s.BootTimeout = 1 << 60 }, // would turn negative
+		"restart":           func(s *banger.VMSpec) { s.Restart = "sometimes" },
 		"no image":          func(s *banger.VMSpec) { s.Image = "" },
 		"kernel argument":   func(s *banger.VMSpec) { s.KernelArgs = []string{"debug", "root=/dev/vdb"} },
 	} {
@@ -139,7 +140,7 @@ func TestBadSpecs(t *testing.T) {
 		}
 	}
 	s, err := fillSpec(banger.VMSpec{Image: "image"})
-	want := banger.VMSpec{Image: "image", CPUs: 1, Memory: 512 << 20, Disk: 10 << 30, Init: "auto", Net: "nat", Accel: "auto", BootTimeout: 120}
+	want := banger.VMSpec{Image: "image", CPUs: 1, Memory: 512 << 20, Disk: 10 << 30, Init: "auto", Net: "nat", Accel: "auto", Restart: "no", BootTimeout: 120}
 	if err != nil || !reflect.DeepEqual(s, want) {
 		t.Errorf("defaults: %+v, %v", s, err)
 	}

@@ -56,6 +56,9 @@ func (d *Daemon) begin(ctx context.Context, v *vm) (*shim.Client, error) {
 			return d.boot(ctx, v)
 		}
 		unlock() // a machine can be stopped while it is waited for
+		if rec.State == banger.Paused {
+			return nil, banger.Errorf(banger.Conflict, "it is paused").WithHint("banger vm resume %s", rec.Name)
+		}
 		if rec.State != banger.Stopping {
 			return nil, nil
 		}

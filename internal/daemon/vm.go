@@ -96,6 +96,9 @@ func (v *vm) intend(f func(*banger.VM)) error {
 func (v *vm) set(rec banger.VM) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	if !canGo(v.rec.State, rec.State) {
+		v.d.Log.Error("no such transition", "vm", rec.Name, "from", v.rec.State, "to", rec.State)
+	}
 	v.rec = rec
 	v.wake()
 }
@@ -156,38 +159,78 @@ func (v *vm) waitEnd(ctx context.Context, c *shim.Client) (banger.VM, error) {
 	})
 }
 
-// alive reports whether a VM in that state has, or may have, a machine.
-func alive(s banger.VMState) bool {
-	return s == banger.Starting || s == banger.Running || s == banger.Stopping
-}
-
 // apply takes over what the shim tells.
 func (v *vm) apply(s shim.Status) {
 	v.mu.Lock()
 	v.status = s
+	v.wake() // the record may stay as it is
 	verdict := v.verdict
 	if s.Phase == shim.Ended {
 		v.client, v.verdict = nil, nil
 	}
 	v.mu.Unlock()
-	var rec banger.VM
+	var old, rec banger.VM
 	_ = v.update(func(r *banger.VM) {
+		old = *r
 		if s.Machine != nil {
-			r.Machine = s.Machine
+			r.Machine, r.Again = s.Machine, r.Again && r.State == banger.Stopping
 		}
-		switch {
-		case s.Phase == shim.Ended:
-			r.State, r.Reason, r.StoppedAt, r.Machine = s.End.State, s.End.Reason, s.End.Time, nil
-			if verdict != nil {
-				r.State, r.Reason = verdict.State, verdict.Reason
-			}
-		case s.Phase == shim.Running && r.State == banger.Starting:
-			r.State, r.Reason, r.StartedAt = banger.Running, "", time.Now().UTC()
+		if s.Phase == shim.Ended {
+			endRecord(r, s.End, verdict)
+		} else {
+			liveRecord(r, s)
 		}
 		rec = *r
 	})
-	if s.Phase == shim.Ended {
+	switch {
+	case s.Phase == shim.Ended:
 		v.d.Log.Info("vm ended", "vm", rec.Name, "state", rec.State, "reason", rec.Reason)
+		if rec.Again {
+			v.d.tasks.Go(func() { v.d.startAgain(v) })
+		}
+	case rec.State == banger.Starting && old.State != banger.Starting:
+		v.d.Log.Info("vm reboots", "vm", rec.Name)
+		c := v.machine()
+		v.d.tasks.Go(func() { v.overdue(c) })
+	}
+}
+
+// liveRecord notes how a machine is that has not ended.
+func liveRecord(r *banger.VM, s shim.Status) {
+	switch {
+	case r.State == banger.Stopping:
+	case s.Phase == shim.Starting && r.State != banger.Starting:
+		r.State, r.Reason = banger.Starting, "the guest rebooted"
+	case s.Phase == shim.Running && s.Paused:
+		r.State, r.Reason = banger.Paused, ""
+	case s.Phase == shim.Running && r.State == banger.Starting:
+		r.State, r.Reason, r.StartedAt = banger.Running, "", time.Now().UTC()
+	case s.Phase == shim.Running:
+		r.State = banger.Running
+	}
+}
+
+// endRecord notes how a machine ended, and whether there is to be another one.
+func endRecord(r *banger.VM, end, verdict *shim.End) {
+	asked := r.State == banger.Stopping && (verdict == nil || verdict.State == banger.Stopped)
+	ranWell := r.StartedAt.Add(wellTime).Before(end.Time)
+	r.State, r.Reason, r.StoppedAt, r.Machine = end.State, end.Reason, end.Time, nil
+	if verdict != nil {
+		r.State, r.Reason = verdict.State, verdict.Reason
+	}
+	r.ExitCode = 0
+	if r.State == banger.Failed {
+		r.ExitCode = 1
+	}
+	if ranWell {
+		r.Restarts = 0
+	}
+	if asked { // a restart, perhaps
+		return
+	}
+	r.Again = r.Spec.Restart == "always" || r.Spec.Restart == "on-failure" && r.State == banger.Failed
+	if r.Again {
+		r.Restarts++
 	}
 }
 

@@ -111,12 +111,17 @@ func (d *Daemon) hold(ctx context.Context, v *vm) (unlock func(), err error) {
 	return unlock, nil
 }
 
-// vmStop holds the VM only while it asks, so that a second stop can be by force.
 func (d *Daemon) vmStop(ctx context.Context, r banger.VMStopRequest) (banger.VM, error) {
 	v, err := d.find(r.Name)
 	if err != nil {
 		return banger.VM{}, err
 	}
+	_ = v.update(func(rec *banger.VM) { rec.Again = false })
+	return d.stopMachine(ctx, v, r)
+}
+
+// stopMachine holds the VM only while it asks, so that a second stop can be by force.
+func (d *Daemon) stopMachine(ctx context.Context, v *vm, r banger.VMStopRequest) (banger.VM, error) {
 	grace := time.Duration(min(r.Seconds, maxGrace)) * time.Second
 	if grace <= 0 {
 		grace = defaultGrace
@@ -137,6 +142,57 @@ func (d *Daemon) vmStop(ctx context.Context, r banger.VMStopRequest) (banger.VM,
 	d.at("stop: ordered")
 	unlock()
 	return v.waitEnd(ctx, c)
+}
+
+// vmRename changes the name in one step: that of the record.
+func (d *Daemon) vmRename(ctx context.Context, r banger.VMRenameRequest) (banger.VM, error) {
+	if err := state.ValidateVMName(r.New); err != nil {
+		return banger.VM{}, err
+	}
+	v, err := d.find(r.Name)
+	if err != nil {
+		return banger.VM{}, err
+	}
+	unlock, err := d.hold(ctx, v)
+	if err != nil {
+		return banger.VM{}, err
+	}
+	defer unlock()
+	rec := v.record()
+	if rec.State == banger.Broken {
+		return rec, banger.Errorf(banger.Conflict, "%s", rec.Problem).WithHint("banger vm rm %s", rec.ID)
+	}
+	if rec.Name == r.New {
+		return rec, nil
+	}
+	free, err := d.reserve(r.New)
+	if err != nil {
+		return rec, err
+	}
+	defer free()
+	err = v.intend(func(rec *banger.VM) { rec.Name, rec.Spec.Name = r.New, r.New })
+	return v.record(), err
+}
+
+// vmPrune removes the VMs that have ended and are not started again.
+func (d *Daemon) vmPrune(ctx context.Context, r banger.VMPruneRequest) ([]banger.VM, error) {
+	gone := []banger.VM{}
+	var errs []error
+	for _, rec := range d.allVMs() {
+		if alive(rec.State) || rec.State == banger.Created || rec.State == banger.Broken || rec.Again || rec.Owner != nil {
+			continue
+		}
+		if !r.DryRun {
+			if _, err := d.vmDelete(ctx, banger.NameRequest{Name: rec.ID}); banger.IsKind(err, banger.NotFound) || banger.IsKind(err, banger.Conflict) {
+				continue // somebody was faster
+			} else if err != nil {
+				errs = append(errs, err)
+				continue
+			}
+		}
+		gone = append(gone, rec)
+	}
+	return gone, errors.Join(errs...)
 }
 
 func (d *Daemon) vmDelete(ctx context.Context, r banger.NameRequest) (none, error) {

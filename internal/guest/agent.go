@@ -24,6 +24,7 @@ func runAgent(init string) error {
 	srv := &sshd.Server{
 		Init:     init,
 		Shutdown: endMachineBy,
+		SetClock: setClock,
 		SFTP:     []string{itself, roleSFTP},
 		Copy:     []string{itself, hello.RoleCopy},
 	}

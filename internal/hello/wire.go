@@ -28,6 +28,9 @@ const (
 	// ShutdownSubsystem takes one line, Poweroff or Reboot; its exit status is
 	// 0 when the guest is on its way.
 	ShutdownSubsystem = "shutdown@banger"
+	// ClockSubsystem takes one line, nanoseconds since 1970, and sets the
+	// guest's clock to it.
+	ClockSubsystem = "clock@banger"
 )
 
 // The lines that ShutdownSubsystem takes.

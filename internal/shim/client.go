@@ -41,6 +41,13 @@ func (c *Client) Stop(grace time.Duration) error { return c.send(order{Stop: tru
 // Kill asks for the end of the machine now.
 func (c *Client) Kill() error { return c.send(order{Kill: true}) }
 
+// Pause stops the machine's virtual CPUs; the Status with the Answer of that id
+// says what came of it.
+func (c *Client) Pause(id int64) error { return c.send(order{ID: id, Pause: true}) }
+
+// Resume lets them go on, in the same way.
+func (c *Client) Resume(id int64) error { return c.send(order{ID: id, Go: true}) }
+
 func (c *Client) send(o order) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()

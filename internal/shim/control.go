@@ -12,9 +12,11 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"banger"
 	"banger/internal/agent"
 	"banger/internal/hello"
 	"banger/internal/state"
+	"banger/internal/vmm"
 )
 
 // serveControl answers the daemon: to each connection a line of status now and
@@ -63,34 +65,81 @@ func (s *Shim) obey(ctx context.Context, c net.Conn) {
 		}
 		s.mu.Lock()
 		m := s.machine
+		if o.Stop && s.asked == "" {
+			s.asked = "stopped" // together with the look at the machine: see reboots
+		}
 		s.mu.Unlock()
 		switch {
+		case o.Pause || o.Go:
+			go s.setPaused(ctx, m, o.ID, o.Pause) // a kill may have to overtake it
 		case o.Kill:
 			s.override("killed")
 			s.cancel(errors.New("killed"))
 		case o.Stop && m == nil: // what has not started yet needs no grace
-			s.cancel(errors.New(s.ask("stopped")))
+			s.cancel(errors.New("stopped"))
 		case o.Stop:
-			s.ask("stopped")
-			go s.stop(ctx, o.Grace)
+			go s.stop(ctx, m, o.Grace)
 		}
 	}
 }
 
+// pauseTime bounds a pause: a VMM that does not answer must not hold up a kill.
+const pauseTime = 5 * time.Second
+
+// setPaused stops the machine's CPUs or lets them go on, and answers the order.
+func (s *Shim) setPaused(ctx context.Context, m vmm.Machine, id int64, pause bool) {
+	ctx, cancel := context.WithTimeout(ctx, pauseTime)
+	defer cancel()
+	s.mu.Lock()
+	phase := s.status.Phase
+	s.mu.Unlock()
+	var err error
+	switch {
+	case phase != Running:
+		err = banger.Errorf(banger.Conflict, "the machine is %s", phase)
+	case pause:
+		err = m.Pause(ctx)
+	default:
+		err = m.Resume(ctx)
+	}
+	s.update(func(st *Status) {
+		st.Answer = &Answer{ID: id}
+		if err != nil {
+			st.Answer.Error = banger.AsError(err)
+			return
+		}
+		st.Paused = pause
+	})
+	if err == nil && !pause {
+		s.tellTime()
+	}
+}
+
+// goOn lets a machine that is paused go on, so that its guest can hear something.
+func (s *Shim) goOn(ctx context.Context, m vmm.Machine) {
+	s.mu.Lock()
+	paused := s.status.Paused
+	s.mu.Unlock()
+	if paused && m.Resume(ctx) == nil {
+		s.update(func(st *Status) { st.Paused = false })
+	}
+}
+
 // stop ends the machine the gentle way first: the agent, the power button, the kill.
-func (s *Shim) stop(ctx context.Context, grace time.Duration) {
+func (s *Shim) stop(ctx context.Context, m vmm.Machine, grace time.Duration) {
 	ctx, cancel := context.WithTimeout(ctx, grace)
 	defer cancel()
+	s.goOn(ctx, m)
 	if err := s.shutdown(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "ask the agent to power off:", err)
-		_ = s.machine.Powerdown(ctx)
+		_ = m.Powerdown(ctx)
 	}
 	select {
-	case <-s.machine.Done():
+	case <-m.Done():
 	case <-ctx.Done():
 		if errors.Is(ctx.Err(), context.DeadlineExceeded) { // else somebody was faster
 			s.override(fmt.Sprintf("killed: the guest did not stop within %s", grace))
-			_ = s.machine.Kill()
+			_ = m.Kill()
 		}
 	}
 }
@@ -103,18 +152,23 @@ func (s *Shim) shutdown(ctx context.Context) error {
 	if phase != Running {
 		return fmt.Errorf("the guest is %s", phase)
 	}
-	signer, err := agent.LoadOrCreateUserKey(s.spec.UserKey)
-	if err != nil {
-		return err
-	}
-	host, _, _, _, err := ssh.ParseAuthorizedKey([]byte(s.spec.HostKey))
-	if err != nil {
-		return fmt.Errorf("parse host key: %w", err)
-	}
-	c, err := agent.Dial(ctx, s.spec.Machine.RunDir+"/"+state.AgentSocket, agent.Options{User: "root", Signer: signer, HostKey: host})
+	c, err := s.dialAgent(ctx)
 	if err != nil {
 		return err
 	}
 	defer c.Close()
 	return c.Shutdown(ctx, hello.Poweroff)
+}
+
+// dialAgent connects to the machine's agent as its clients do.
+func (s *Shim) dialAgent(ctx context.Context) (*agent.Client, error) {
+	signer, err := agent.LoadOrCreateUserKey(s.spec.UserKey)
+	if err != nil {
+		return nil, err
+	}
+	host, _, _, _, err := ssh.ParseAuthorizedKey([]byte(s.spec.HostKey))
+	if err != nil {
+		return nil, fmt.Errorf("parse host key: %w", err)
+	}
+	return agent.Dial(ctx, s.spec.Machine.RunDir+"/"+state.AgentSocket, agent.Options{User: "root", Signer: signer, HostKey: host})
 }

@@ -70,30 +70,45 @@ func (s *Shim) hold(ctx context.Context) *End {
 	}
 	defer log.Close()
 
-	sock := filepath.Join(s.spec.Machine.RunDir, state.AgentSocket)
-	_ = os.Remove(sock) // of an earlier run whose shim was killed
-	listener, err := net.Listen("unix", sock)
-	if err != nil {
-		return fail(fmt.Errorf("listen for the agent's clients: %w", err))
-	}
-	defer listener.Close()
-
 	s.spec.Machine.Console = log
-	m, err := s.Driver.Start(ctx, s.spec.Machine)
-	if err != nil && ctx.Err() != nil { // it was told to end before the machine ran
-		return &End{State: banger.Stopped, Reason: s.ask(context.Cause(ctx).Error())}
+	for {
+		sock := filepath.Join(s.spec.Machine.RunDir, state.AgentSocket)
+		_ = os.Remove(sock) // of an earlier run whose shim was killed
+		listener, err := net.Listen("unix", sock)
+		if err != nil {
+			return fail(fmt.Errorf("listen for the agent's clients: %w", err))
+		}
+		m, err := s.Driver.Start(ctx, s.spec.Machine)
+		if err != nil {
+			_ = listener.Close()
+		}
+		if err != nil && ctx.Err() != nil { // it was told to end before the machine ran
+			return &End{State: banger.Stopped, Reason: s.ask(context.Cause(ctx).Error())}
+		}
+		if err != nil {
+			return fail(err)
+		}
+		s.started(m)
+		s.serve(ctx, m, listener)
+		if !s.reboots(m) {
+			return s.endOf(m)
+		}
 	}
-	if err != nil {
-		return fail(err)
-	}
-	s.started(m)
+}
 
+// serve holds a machine that runs until it has ended.
+func (s *Shim) serve(ctx context.Context, m vmm.Machine, listener net.Listener) {
 	serving, stopServing := context.WithCancel(ctx)
 	heard := make(chan struct{})
 	var transport sync.WaitGroup
 	transport.Go(func() {
 		t := &agent.Transport{Dial: untilEnd(m, heard), Config: s.config, Event: s.event}
 		_ = t.Serve(serving, listener) // its error is why it was stopped
+	})
+	transport.Go(func() {
+		if err := s.keepTime(serving); serving.Err() == nil {
+			fmt.Fprintln(os.Stderr, "keep the guest's time:", err)
+		}
 	})
 	defer transport.Wait()
 	defer stopServing()
@@ -106,7 +121,20 @@ func (s *Shim) hold(ctx context.Context) *End {
 		_ = m.Kill()
 		<-m.Done()
 	}
-	return s.endOf(m)
+}
+
+// reboots reports whether the guest asked for another boot, which a machine
+// that was not asked to end gets in a VMM of its own. A guest that has not come
+// up and resets would do so for ever.
+func (s *Shim) reboots(m vmm.Machine) (again bool) {
+	s.update(func(st *Status) {
+		again = m.Exit().Guest == vmm.GuestReset && s.asked == "" && st.Phase == Running
+		if again {
+			s.machine, s.began = nil, time.Now()
+			st.Phase, st.Paused, st.Boot, st.Reboots = Starting, false, Timeline{}, st.Reboots+1
+		}
+	})
+	return again
 }
 
 // untilEnd dials the machine's agent stream until the machine has ended. That
@@ -202,7 +230,7 @@ func (s *Shim) endOf(m vmm.Machine) *End {
 	case exit.Guest == vmm.GuestShutdown:
 		return stopped("the guest powered off")
 	case exit.Guest == vmm.GuestReset:
-		return stopped("the guest rebooted")
+		return failed("the guest rebooted before its agent answered")
 	case exit.Signal != 0:
 		return failed("the VMM was ended by %s", unix.SignalName(exit.Signal))
 	}

@@ -226,7 +226,7 @@ func TestEnds(t *testing.T) {
 		"signal":   {die(vmm.Exit{Signal: syscall.SIGSEGV}), banger.Failed, "the VMM was ended by SIGSEGV"},
 		"panic":    {die(vmm.Exit{Guest: vmm.GuestPanic, Panic: "not syncing"}), banger.Failed, "the guest's kernel panicked: not syncing"},
 		"shutdown": {die(vmm.Exit{Guest: vmm.GuestShutdown}), banger.Stopped, "the guest powered off"},
-		"reset":    {die(vmm.Exit{Guest: vmm.GuestReset}), banger.Stopped, "the guest rebooted"},
+		"reset":    {die(vmm.Exit{Guest: vmm.GuestReset}), banger.Failed, "the guest rebooted before its agent answered"},
 		"on dial":  {&fakevmm.Driver{DieOnDial: true, Exit: vmm.Exit{Code: 1}}, banger.Failed, "the VMM ended with code 1: "},
 		"fail":     {&fakevmm.Driver{Agent: says("no disk\x1b[2J")}, banger.Failed, `the guest could not boot: no disk\x1b[2J`},
 	} {

@@ -37,8 +37,11 @@ type Status struct {
 	Phase   Phase           `json:"phase"`
 	Machine *banger.Machine `json:"machine,omitempty"` // nil: the VMM did not start
 	Guest   string          `json:"guest,omitempty"`   // what pid 1 of the guest died of
+	Paused  bool            `json:"paused,omitempty"`
+	Answer  *Answer         `json:"answer,omitempty"` // to the last order that has one
 	Boot    Timeline        `json:"boot"`
-	End     *End            `json:"end,omitempty"` // once ended
+	Reboots int             `json:"reboots,omitempty"` // that the guest has asked for
+	End     *End            `json:"end,omitempty"`     // once ended
 }
 
 // Timeline is how long a boot took from the start of the shim, in milliseconds; 0: not reached.
@@ -69,8 +72,17 @@ type End struct {
 	Time   time.Time      `json:"time"`
 }
 
+// Answer tells the daemon what became of an order that may fail.
+type Answer struct {
+	ID    int64         `json:"id"` // the order's
+	Error *banger.Error `json:"error,omitempty"`
+}
+
 // order is a line from the daemon.
 type order struct {
+	ID    int64         `json:"id,omitempty"` // of an order that is answered
+	Pause bool          `json:"pause,omitempty"`
+	Go    bool          `json:"go,omitempty"`   // on, after a pause
 	Stop  bool          `json:"stop,omitempty"` // ask the guest, then force it
 	Kill  bool          `json:"kill,omitempty"`
 	Grace time.Duration `json:"grace,omitempty"` // nanoseconds, for stop

@@ -81,6 +81,11 @@ type Machine interface {
 	// the guest listens is its own affair. After the end it does nothing.
 	Powerdown(ctx context.Context) error
 
+	// Pause stops the virtual CPUs, and the guest's clock with them; Resume lets
+	// them go on. Neither is an error where it is so already, both are after the end.
+	Pause(ctx context.Context) error
+	Resume(ctx context.Context) error
+
 	// Kill ends the VMM now, without asking the guest. It is idempotent and
 	// does not wait: Done says when the machine is gone.
 	Kill() error

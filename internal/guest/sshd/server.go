@@ -30,6 +30,8 @@ type Server struct {
 	// Shutdown starts to power the machine off or to reboot it, as how is
 	// hello.Poweroff or hello.Reboot, and returns. Nil: refused.
 	Shutdown func(how string) error
+	// SetClock sets the machine's clock. nil: it has no way to.
+	SetClock func(now time.Time) error
 	// SFTP is the command line that runs SFTP on its stdin and stdout, for
 	// logins of another user than the agent's. Nil: refused for those.
 	SFTP []string

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -30,6 +31,8 @@ func (s *session) subsystem(name string) (ok bool, then func()) {
 		return true, func() { s.finish(json.NewEncoder(s.ch).Encode(s.conn.srv.listJobs())) }
 	case hello.ShutdownSubsystem:
 		return true, func() { s.finish(s.shutdown()) }
+	case hello.ClockSubsystem:
+		return true, func() { s.finish(s.setClock()) }
 	}
 	return false, nil
 }
@@ -100,8 +103,7 @@ func (s *session) health() error {
 }
 
 func (s *session) shutdown() error {
-	line, err := bufio.NewReader(io.LimitReader(s.ch, 32)).ReadString('\n')
-	how := strings.TrimSuffix(line, "\n")
+	how, err := s.line()
 	if err != nil || how != hello.Poweroff && how != hello.Reboot {
 		return fmt.Errorf("shut down: want %s or %s, not %q", hello.Poweroff, hello.Reboot, how)
 	}
@@ -112,4 +114,25 @@ func (s *session) shutdown() error {
 		return fmt.Errorf("shut down: %w", err)
 	}
 	return nil
+}
+
+func (s *session) setClock() error {
+	line, err := s.line()
+	ns, badNumber := strconv.ParseInt(line, 10, 64)
+	if err != nil || badNumber != nil {
+		return fmt.Errorf("set the clock: want nanoseconds since 1970, not %q", line)
+	}
+	if s.conn.srv.SetClock == nil {
+		return errors.New("set the clock: this machine has no way to")
+	}
+	if err := s.conn.srv.SetClock(time.Unix(0, ns)); err != nil {
+		return fmt.Errorf("set the clock: %w", err)
+	}
+	return nil
+}
+
+// line reads the one line that a subsystem of ours takes.
+func (s *session) line() (string, error) {
+	line, err := bufio.NewReader(io.LimitReader(s.ch, 32)).ReadString('\n')
+	return strings.TrimSuffix(line, "\n"), err
 }

@@ -36,6 +36,7 @@ type Driver struct {
 	DieOnDial bool          // end at the first Dial
 	Exit      vmm.Exit      // how it dies in these two cases
 	Deaf      bool          // Powerdown has no effect
+	Stubborn  error         // Pause and Resume fail with it
 
 	// Agent is the guest, called for each client of the agent stream. ctx ends
 	// when the client hangs up or the machine ends; the stream is closed when
@@ -249,6 +250,17 @@ func (m *machine) Powerdown(context.Context) error {
 		m.end(vmm.Exit{Guest: vmm.GuestShutdown})
 	}
 	return nil
+}
+
+func (m *machine) Pause(context.Context) error  { return m.setPaused() }
+func (m *machine) Resume(context.Context) error { return m.setPaused() }
+
+// setPaused pauses nothing: there is no CPU.
+func (m *machine) setPaused() error {
+	if m.ending() {
+		return banger.Errorf(banger.Unavailable, "the machine has ended")
+	}
+	return m.driver.Stubborn
 }
 
 func (m *machine) Kill() error {

@@ -14,6 +14,7 @@ import (
 // process is the program that stands for the VMM, or nothing.
 type process struct {
 	cmd  *exec.Cmd // nil: none
+	sock string    // that it holds
 	name banger.Process
 
 	died  chan struct{} // closed at its end; nil where there is no program
@@ -29,7 +30,8 @@ func startProcess(argv []string, dir string) (*process, error) {
 		close(p.ended)
 		return p, nil
 	}
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: filepath.Join(dir, "fake.sock"), Net: "unix"})
+	p.sock = filepath.Join(dir, "fake.sock")
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: p.sock, Net: "unix"})
 	if err != nil {
 		return nil, err
 	}
@@ -61,6 +63,7 @@ func startProcess(argv []string, dir string) (*process, error) {
 
 func (p *process) wait() {
 	_ = p.cmd.Wait() // its error only repeats the process state
+	_ = os.Remove(p.sock)
 	if ws, ok := p.cmd.ProcessState.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
 		p.exit.Signal = ws.Signal()
 	} else {

@@ -220,6 +220,9 @@ func (m *machine) Powerdown(ctx context.Context) error {
 	return err
 }
 
+func (m *machine) Pause(ctx context.Context) error  { return m.qmp.execute(ctx, "stop", nil) }
+func (m *machine) Resume(ctx context.Context) error { return m.qmp.execute(ctx, "cont", nil) }
+
 func (m *machine) Kill() error {
 	err := m.cmd.Process.Kill()
 	if errors.Is(err, os.ErrProcessDone) {
