@@ -70,7 +70,7 @@ type ImageReport struct {
 	Rootfs string `json:"rootfs"`           // path of the file that was read
 	SHA256 string `json:"sha256"`           // of it, hex
 	First  bool   `json:"first"`            // there was nothing to compare it with; it is noted now
-	Inodes int    `json:"inodes,omitempty"` // files whose metadata were found sound; 0: its file system is not read
+	Inodes int    `json:"inodes,omitempty"` // files whose metadata were found sound; 0: its file system is of a kind that is not read
 }
 
 // Pruned is one thing that ImagePrune removed, or would remove.

@@ -251,11 +251,7 @@ func (base *buildBase) layers() ([]rootfs.Layer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return []rootfs.Layer{{Name: base.image.Name, Literal: true, Open: func(ctx context.Context) (io.ReadCloser, error) {
-		r, w := io.Pipe()
-		go func() { w.CloseWithError(tree.WriteTar(ctx, w)) }() // ends with the reader
-		return r, nil
-	}}}, nil
+	return []rootfs.Layer{tree.Layer(base.image.Name)}, nil
 }
 
 func (d *Daemon) blobLayers(blobs []oci.Blob) []rootfs.Layer {

@@ -138,7 +138,7 @@ func TestImageSaveMistakes(t *testing.T) {
 	}{
 		{banger.ImageSaveRequest{Name: "image"}, banger.Invalid, "either a path or a descriptor"},
 		{banger.ImageSaveRequest{Name: "imgae", Path: h.base + "/x.tar"}, banger.NotFound, "did you mean image"},
-		{banger.ImageSaveRequest{Name: "image", Path: h.base + "/x.tar"}, banger.Unsupported, "not an ext4"},
+		{banger.ImageSaveRequest{Name: "image", Path: h.base + "/x.tar"}, banger.Unsupported, "neither an ext4 nor an erofs"},
 		{banger.ImageSaveRequest{Name: "image", FD: &fd, Path: "x"}, banger.Invalid, "either a path or a descriptor"},
 	} {
 		_, err := h.client.ImageSave(t.Context(), tt.r, nil)

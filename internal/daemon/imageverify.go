@@ -75,17 +75,20 @@ func (d *Daemon) verifyDocuments(im banger.Image) error {
 	return nil
 }
 
-// checkTree goes through the metadata; those of erofs are not read.
+// checkTree goes through the metadata, unless they are of a kind that guests
+// mount and banger does not read.
 func checkTree(ctx context.Context, f *os.File, size int64, path string) (inodes int, err error) {
-	disk, err := rootfs.InspectDisk(f, size, path)
-	if err != nil || disk.FS != rootfs.FSExt4 {
+	if _, err := rootfs.InspectDisk(f, size, path); err != nil {
 		return 0, err
 	}
 	tree, err := rootfs.OpenTree(f, size)
-	if err != nil {
-		return 0, err
+	if err == nil {
+		inodes, err = tree.Check(ctx)
 	}
-	return tree.Check(ctx)
+	if banger.IsKind(err, banger.Unsupported) {
+		return 0, nil
+	}
+	return inodes, err
 }
 
 // again is how to get an image once more.

@@ -107,8 +107,8 @@ func InspectDisk(r io.ReaderAt, size int64, path string) (Disk, error) {
 		}
 		return Disk{FS: FSExt4, Size: sb.blocks * sb.blockSize}, err
 	case FSErofs:
-		n, err := checkErofs(head, size)
-		return Disk{FS: FSErofs, Size: n}, err
+		sb, err := parseErofs(head, size)
+		return Disk{FS: FSErofs, Size: sb.size}, err
 	}
 	for _, s := range foreign {
 		if s.fits(head) && s.hint != "" {
@@ -174,45 +174,6 @@ func largestPartition(r io.ReaderAt, head []byte) (start, count uint64, ok bool)
 		}
 	}
 	return start, count, true
-}
-
-// EROFS: Documentation/filesystems/erofs.rst and fs/erofs/erofs_fs.h.
-const (
-	erofsMagic     = 0xE0F5E1E2
-	erofsSuperSize = 128
-	erofsChecksum  = 0x1  // compatible: the superblock has a checksum
-	erofsDevices   = 0x8  // incompatible: data on other devices
-	erofsKnown     = 0x7f // incompatible: all up to long prefixes of attributes (Linux 6.4)
-)
-
-// checkErofs checks a superblock and gives the bytes of the file system.
-func checkErofs(head []byte, size int64) (int64, error) {
-	le := binary.LittleEndian
-	sb := head[superOffset:]
-	bits := sb[12]
-	if bits < 9 || bits > 12 {
-		return 0, banger.Errorf(banger.Unsupported, "an erofs file system with blocks of 2^%d bytes; a guest mounts those of up to 4096", bits)
-	}
-	incompat := le.Uint32(sb[80:])
-	if incompat&erofsDevices != 0 || incompat&^erofsKnown != 0 {
-		return 0, banger.Errorf(banger.Unsupported, "an erofs file system with features that banger does not know (%#x)", incompat)
-	}
-	n := int64(le.Uint32(sb[36:])) << bits
-	if n > size || n == 0 {
-		return 0, invalid("the file is cut short: its erofs file system has %d bytes, it has %d", n, size)
-	}
-	if le.Uint32(sb[8:])&erofsChecksum != 0 {
-		end := max(1<<bits, superOffset+erofsSuperSize)
-		if bits > 10 && len(head) >= end {
-			block := bytes.Clone(head[superOffset:end])
-			want := le.Uint32(block[4:])
-			le.PutUint32(block[4:], 0)
-			if crc32c(block) != want {
-				return 0, invalid("the superblock of its erofs file system is damaged: the checksum is wrong")
-			}
-		}
-	}
-	return n, nil
 }
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)

@@ -21,7 +21,7 @@ type erofsImage struct {
 	meta int64
 }
 
-func openErofs(t testing.TB, path string) *erofsImage {
+func openErofsImage(t testing.TB, path string) *erofsImage {
 	t.Helper()
 	f, err := os.Open(path)
 	if err != nil {
@@ -202,5 +202,5 @@ func buildErofs(t testing.TB, layers ...[]byte) (path string, files map[string]*
 	if err != nil || disk != (Disk{FS: FSErofs, Size: stats.Size}) {
 		t.Errorf("it is %+v, %v, of %d bytes", disk, err, stats.Size)
 	}
-	return path, openErofs(t, path).files()
+	return path, openErofsImage(t, path).files()
 }

@@ -121,9 +121,8 @@ func (s super) mountable(size int64, path string) error {
 	return nil
 }
 
-// Tree is an ext2, ext3 or ext4 file system that is read, never written. It
-// believes nothing: whatever a file holds, reading it ends, and in bounds.
-type Tree struct {
+// ext4Reader reads an ext2, ext3 or ext4 file system.
+type ext4Reader struct {
 	r     io.ReaderAt
 	super super
 	// seen, if set, is told of the blocks of each inode that is read.
@@ -136,35 +135,22 @@ type Tree struct {
 	}
 }
 
-// OpenTree opens the file system in a file of so many bytes. It is for one
-// goroutine. Errors: Unsupported for another file system or features that are
-// not read, Conflict for one that is not clean, Invalid for a damaged one.
-func OpenTree(r io.ReaderAt, size int64) (*Tree, error) {
-	b := make([]byte, superOffset+superSize)
-	if _, err := r.ReadAt(b, 0); err != nil && err != io.EOF {
-		return nil, diskError(err)
-	}
-	if fileSystem(b) == FSErofs {
-		return nil, banger.Errorf(banger.Unsupported, "it is an erofs file system, which banger does not read").
-			WithHint("make the image anew with --fs ext4")
-	}
-	if fileSystem(b) != FSExt4 {
-		return nil, banger.Errorf(banger.Unsupported, "it is not an ext4 file system")
-	}
-	s, err := parseSuper(b[superOffset:])
+// openExt4 takes the superblock of a file of so many bytes.
+func openExt4(r io.ReaderAt, b []byte, size int64) (*ext4Reader, error) {
+	s, err := parseSuper(b)
 	if err == nil {
 		err = s.mountable(size, "FILE")
 	}
 	if err != nil {
 		return nil, err
 	}
-	t := &Tree{r: r, super: s, groups: map[int64][]byte{}}
+	t := &ext4Reader{r: r, super: s, groups: map[int64][]byte{}}
 	t.table.at = -1
 	return t, nil
 }
 
 // block reads one block.
-func (t *Tree) block(n int64) ([]byte, error) {
+func (t *ext4Reader) block(n int64) ([]byte, error) {
 	if n <= 0 || n >= t.super.blocks {
 		return nil, invalid("block %d is not in the file system", n)
 	}
@@ -175,16 +161,8 @@ func (t *Tree) block(n int64) ([]byte, error) {
 	return b, nil
 }
 
-// readFault is an error of reading the file that holds the file system.
-func readFault(err error) error {
-	if err == io.EOF || err == io.ErrUnexpectedEOF {
-		return invalid("the file is cut short")
-	}
-	return diskError(err)
-}
-
 // descriptor reads the descriptor of a group: group_descr.rst.
-func (t *Tree) descriptor(g int64) ([]byte, error) {
+func (t *ext4Reader) descriptor(g int64) ([]byte, error) {
 	s := t.super
 	perBlock := s.blockSize / s.descSize
 	n := g / perBlock
@@ -208,7 +186,7 @@ func (t *Tree) descriptor(g int64) ([]byte, error) {
 }
 
 // hasSuper tells whether a group starts with a copy of the superblock.
-func (t *Tree) hasSuper(g int64) bool {
+func (t *ext4Reader) hasSuper(g int64) bool {
 	switch {
 	case g == 0:
 		return true

@@ -19,7 +19,7 @@ const (
 const maxExtentDepth = 5
 
 // inode reads one inode with the places of its contents.
-func (t *Tree) inode(number uint32) (*inode, error) {
+func (t *ext4Reader) inode(number uint32) (*inode, error) {
 	if number == 0 || number > t.super.inodes {
 		return nil, invalid("inode %d is not in the file system", number)
 	}
@@ -52,7 +52,7 @@ func (t *Tree) inode(number uint32) (*inode, error) {
 }
 
 // rawInode reads an inode's bytes: inodes.rst, "Finding an Inode".
-func (t *Tree) rawInode(number uint32) ([]byte, error) {
+func (t *ext4Reader) rawInode(number uint32) ([]byte, error) {
 	d, err := t.descriptor(int64(number-1) / int64(t.super.groupInodes))
 	if err != nil {
 		return nil, err
@@ -75,7 +75,7 @@ func (t *Tree) rawInode(number uint32) ([]byte, error) {
 }
 
 // contents finds out what an inode of each type has in i_block: ifork.rst.
-func (t *Tree) contents(i *inode, b []byte) (err error) {
+func (t *ext4Reader) contents(i *inode, b []byte) (err error) {
 	le := binary.LittleEndian
 	flags := le.Uint32(b[0x20:])
 	block := b[0x28:0x64]
@@ -126,15 +126,8 @@ func (t *Tree) contents(i *inode, b []byte) (err error) {
 	return checkTarget(i)
 }
 
-func checkTarget(i *inode) error {
-	if i.target == "" || strings.IndexByte(i.target, 0) >= 0 {
-		return invalid("its target is empty or holds a NUL byte")
-	}
-	return nil
-}
-
 // ownBlocks is how many sectors an inode takes beside that of its attributes.
-func (t *Tree) ownBlocks(b []byte) int64 {
+func (t *ext4Reader) ownBlocks(b []byte) int64 {
 	le := binary.LittleEndian
 	n := int64(le.Uint32(b[0x1C:]))
 	if le.Uint32(b[0x68:]) != 0 {
@@ -145,7 +138,7 @@ func (t *Tree) ownBlocks(b []byte) int64 {
 
 // mapReader collects the extents of one file.
 type mapReader struct {
-	tree *Tree
+	tree *ext4Reader
 	list []extent
 	next int64 // logical block behind the last extent
 	left int64 // blocks that the file may still have: none is there twice
@@ -259,7 +252,7 @@ func (w *mapReader) mapped(logical, physical int64, level int) error {
 }
 
 // copy writes the contents of a file.
-func (t *Tree) copy(w io.Writer, i *inode) error {
+func (t *ext4Reader) copy(w io.Writer, i *inode) error {
 	size, at := t.super.blockSize, int64(0)
 	for _, e := range i.extents {
 		start := int64(e.logical) * size
@@ -270,45 +263,17 @@ func (t *Tree) copy(w io.Writer, i *inode) error {
 			return err
 		}
 		n := min(int64(e.count)*size, i.size-start)
-		src := io.NewSectionReader(t.r, int64(e.physical)*size, n)
-		done, err := io.Copy(w, &faultlessReader{r: src})
-		if err != nil {
+		if err := copyRange(w, t.r, int64(e.physical)*size, n); err != nil {
 			return err
-		}
-		if done < n {
-			return invalid("the file is cut short")
 		}
 		at = start + n
 	}
 	return writeZeros(w, i.size-at)
 }
 
-// faultlessReader gives errors of reading the file system their kind, so that
-// they are told from those of writing.
-type faultlessReader struct{ r io.Reader }
-
-func (f *faultlessReader) Read(p []byte) (int, error) {
-	n, err := f.r.Read(p)
-	if err != nil && err != io.EOF {
-		err = diskError(err)
-	}
-	return n, err
-}
-
-func writeZeros(w io.Writer, n int64) error {
-	for n > 0 {
-		k := min(n, unit)
-		if _, err := w.Write(zeroUnit[:k]); err != nil {
-			return err
-		}
-		n -= k
-	}
-	return nil
-}
-
 // attributes reads the extended attributes behind an inode and in its block:
 // attributes.rst.
-func (t *Tree) attributes(i *inode, b []byte) error {
+func (t *ext4Reader) attributes(i *inode, b []byte) error {
 	le := binary.LittleEndian
 	if len(b) > 128 {
 		if at := 128 + int(le.Uint16(b[0x80:])); at+4 <= len(b) && le.Uint32(b[at:]) == xattrMagic {

@@ -2,15 +2,23 @@ package rootfs
 
 import (
 	"context"
-	"encoding/binary"
 	"fmt"
-	"slices"
 	"strings"
+
+	"banger"
 )
 
 // maxTreeDepth bounds the directories above an entry that is read. It is far
 // more than Linux lets anybody name in one call.
 const maxTreeDepth = 4096
+
+// maxTreeNames bounds the names of a tree, and of one directory, that are read:
+// as many as an image may have (Limits).
+const maxTreeNames = 4_000_000
+
+func tooManyNames() error {
+	return banger.Errorf(banger.Unsupported, "it has more than %d files", maxTreeNames)
+}
 
 // visit is called for each name of a tree. first is the path under which the
 // same file came before, or empty.
@@ -28,14 +36,14 @@ func (t *Tree) walkTree(ctx context.Context, f visit) error {
 
 // root is the root directory.
 func (t *Tree) root() (*inode, error) {
-	root, err := t.inode(rootInode)
+	root, err := t.inode(t.top)
 	if err != nil {
 		return nil, fmt.Errorf("the root: %w", err)
 	}
 	if !root.isDir() {
 		return nil, invalid("the root is not a directory")
 	}
-	root.parent = rootInode
+	root.parent = t.top
 	return root, nil
 }
 
@@ -51,6 +59,7 @@ type treeWalk struct {
 	f     visit
 	dirs  map[uint32]bool   // that have been met: none may be there twice
 	names map[uint32]string // of files that have several
+	count int               // of names
 }
 
 // name is one entry of a directory.
@@ -58,6 +67,17 @@ type name struct {
 	name   string
 	number uint32
 	kind   byte
+}
+
+// addName adds a name to those of a directory, which has room for so many.
+func addName(list []name, n name, room int) ([]name, error) {
+	if n.name == "" || len(n.name) > maxName || strings.ContainsAny(n.name, "/\x00") {
+		return nil, invalid("it has the name %s", shown(n.name))
+	}
+	if len(list) >= room {
+		return nil, tooManyNames()
+	}
+	return append(list, n), nil
 }
 
 func (w *treeWalk) dir(path string, i *inode, depth int) error {
@@ -91,6 +111,9 @@ func (w *treeWalk) dir(path string, i *inode, depth int) error {
 
 func (w *treeWalk) name(dir string, parent *inode, n name, depth int) error {
 	path := strings.TrimPrefix(dir+"/"+n.name, "/")
+	if w.count++; w.count > maxTreeNames {
+		return tooManyNames()
+	}
 	i, err := w.tree.inode(n.number)
 	if err == nil && n.kind != 0 && n.kind != direntTypes[i.mode&typeMask] && i.mode&typeMask != typeSocket {
 		err = invalid("its name says another type than its inode")
@@ -114,52 +137,3 @@ func (w *treeWalk) name(dir string, parent *inode, n name, depth int) error {
 
 // typeSocket is the one type of file that layers cannot hold.
 const typeSocket = 0o140000
-
-// names reads a directory, sorted: directory.rst. The inner nodes of a hash tree
-// look like entries of no inode to who does not know them.
-func (t *Tree) names(i *inode) ([]name, error) {
-	var list []name
-	size := t.super.blockSize
-	for _, e := range i.extents {
-		for k := range int64(e.count) {
-			if (int64(e.logical)+k)*size >= i.size {
-				break
-			}
-			b, err := t.block(int64(e.physical) + k)
-			if err != nil {
-				return nil, err
-			}
-			if list, err = dirNames(list, b, t.super.incompat&incompatType != 0); err != nil {
-				return nil, err
-			}
-		}
-	}
-	slices.SortFunc(list, func(a, b name) int { return strings.Compare(a.name, b.name) })
-	return list, nil
-}
-
-// dirNames adds the names in one block of a directory, but for "." and "..".
-func dirNames(list []name, b []byte, typed bool) ([]name, error) {
-	le := binary.LittleEndian
-	for len(b) > 0 {
-		if len(b) < 8 {
-			return nil, invalid("its entries are damaged")
-		}
-		number, rec, n := le.Uint32(b), int(le.Uint16(b[4:])), int(b[6])
-		if rec < 8 || rec%4 != 0 || rec > len(b) || 8+n > rec {
-			return nil, invalid("its entries are damaged")
-		}
-		entry := name{name: string(b[8 : 8+n]), number: number}
-		if typed {
-			entry.kind = b[7]
-		}
-		if number != 0 && entry.name != "." && entry.name != ".." {
-			if n == 0 || strings.ContainsAny(entry.name, "/\x00") {
-				return nil, invalid("it has the name %q", entry.name)
-			}
-			list = append(list, entry)
-		}
-		b = b[rec:]
-	}
-	return list, nil
-}

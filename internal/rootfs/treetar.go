@@ -36,15 +36,30 @@ func (t *Tree) WriteTar(ctx context.Context, w io.Writer) error {
 	})
 }
 
+// Layer is the tree as the one layer of an image. It can be opened once at a time.
+func (t *Tree) Layer(name string) Layer {
+	return Layer{Name: name, Literal: true, Open: func(ctx context.Context) (io.ReadCloser, error) {
+		r, w := io.Pipe()
+		go func() { w.CloseWithError(t.WriteTar(ctx, w)) }() // ends with the reader
+		return r, nil
+	}}
+}
+
 // treeTar is a tar of files of a tree.
 type treeTar struct {
 	tree *Tree
 	out  *tarWriter
 	tw   *tar.Writer
+	left int64 // bytes of contents that it may still have
 }
 
 // add writes one file with its contents.
 func (o *treeTar) add(h *tar.Header, i *inode) error {
+	if h.Typeflag == tar.TypeReg {
+		if o.left -= h.Size; o.left < 0 {
+			return o.tree.tooLarge()
+		}
+	}
 	err := o.tw.WriteHeader(h)
 	if err == nil && h.Typeflag == tar.TypeReg {
 		err = o.tree.copy(o.tw, i)
@@ -58,11 +73,16 @@ func (o *treeTar) add(h *tar.Header, i *inode) error {
 	return nil
 }
 
+// tooLarge is the error of contents that no image could hold.
+func (t *Tree) tooLarge() error {
+	return banger.Errorf(banger.Unsupported, "its files have more than %d bytes, holes among them", t.most)
+}
+
 // writeTar writes what fill adds.
 func (t *Tree) writeTar(ctx context.Context, w io.Writer, fill func(*treeTar) error) error {
 	out := &tarWriter{ctx: ctx, w: w}
 	tw := tar.NewWriter(out)
-	err := fill(&treeTar{t, out, tw})
+	err := fill(&treeTar{t, out, tw, t.most})
 	if err == nil {
 		err = tw.Close()
 	}

@@ -24,7 +24,12 @@ type TreeFile struct {
 }
 
 // Copy writes the contents of a regular file.
-func (f *TreeFile) Copy(w io.Writer) error { return f.tree.copy(w, f.ino) }
+func (f *TreeFile) Copy(w io.Writer) error {
+	if f.ino.size > f.tree.most {
+		return f.tree.tooLarge()
+	}
+	return f.tree.copy(w, f.ino)
+}
 
 // Lookup finds a file by its path from the root. No symlink is followed; below
 // one, or where nothing is, the error is fs.ErrNotExist.
