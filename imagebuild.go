@@ -14,14 +14,15 @@ type ImageBuildRequest struct {
 	// FromImage is what a build without a Dockerfile begins with: Packages are
 	// installed, then Script is run.
 	FromImage string   `json:"from_image,omitempty"`
-	Packages  []string `json:"packages,omitempty"` // nil: DefaultPackages
-	Script    string   `json:"script,omitempty"`   // its text
+	Packages  []string `json:"packages,omitzero"` // nil: DefaultPackages; empty: none
+	Script    string   `json:"script,omitempty"`  // its text
 
 	Args        map[string]string `json:"args,omitempty"`   // build arguments
 	Target      string            `json:"target,omitempty"` // the stage to stop at; default: the last one
 	Platform    string            `json:"platform,omitempty"`
 	NoCache     bool              `json:"no_cache,omitempty"`      // run every step again
 	KeepOnError bool              `json:"keep_on_error,omitempty"` // keep the VM of a step that fails
+	FS          string            `json:"fs,omitempty"`            // as of ImagePullRequest
 	Kernel      string            `json:"kernel,omitempty"`        // that runs the steps, and that the image is to prefer
 	CPUs        int               `json:"cpus,omitempty"`          // of the VM that runs the steps
 	Memory      int64             `json:"memory,omitempty"`        // bytes

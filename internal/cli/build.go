@@ -65,6 +65,7 @@ func (f *buildFlags) flags(cmd *cobra.Command, c *CLI) {
 	fl.StringVar(&f.r.FromImage, "from-image", "", "image to begin with, instead of a Dockerfile")
 	fl.StringSliceVar(&f.packages, "packages", nil, "Debian packages to add to --from-image (default: "+strings.Join(banger.DefaultPackages(), ",")+")")
 	fl.StringVar(&f.script, "run", "", "script to run in --from-image")
+	fsFlag(cmd, &f.r.FS)
 	fl.StringVar(&f.r.Kernel, "kernel-ref", "", "kernel that runs the steps, and that the image is to prefer")
 	fl.IntVar(&f.r.CPUs, "cpus", 0, "virtual CPUs for the steps (default 2, or as many as there are)")
 	fl.Var(sizeFlag{&f.r.Memory}, "memory", "memory for the steps (default 2G)")

@@ -97,7 +97,7 @@ func (d *Daemon) prepare(ctx context.Context, rec banger.VM) (spec shim.Spec, er
 	if err != nil {
 		return spec, err
 	}
-	initrd, err := d.bootInitrd(ctx, plan, kernel, image)
+	initrd, err := d.bootInitrd(ctx, plan, kernel, image, rec.Root)
 	if err != nil {
 		return spec, err
 	}

@@ -24,9 +24,9 @@ func (d *Daemon) planBoot(k banger.Kernel) (kernelcat.BootPlan, error) {
 	return kernelcat.PlanBoot(k, kernelcat.Parts{Modules: has(state.ModulesDir), Initrd: has(state.InitrdFile)})
 }
 
-// planRoot decides what the root of a new VM will be. Its kernel may be another
-// one at a later start.
-func (d *Daemon) planRoot(spec banger.VMSpec) (banger.RootKind, error) {
+// planRoot decides what the root of a new VM of an image will be. Its kernel may
+// be another one at a later start.
+func (d *Daemon) planRoot(spec banger.VMSpec, image banger.Image) (banger.RootKind, error) {
 	kernel, err := d.kernels.Get(spec.Kernel)
 	if err != nil {
 		return "", err
@@ -41,7 +41,28 @@ func (d *Daemon) planRoot(spec banger.VMSpec) (banger.RootKind, error) {
 	if plan.Path == kernelcat.BootFlat {
 		return banger.FlatRoot, nil
 	}
+	// A kernel that cannot mount the image gets an ext4 copy of it.
+	if mounts, err := d.mounts(plan, kernel, image); err != nil || !mounts {
+		return banger.FlatRoot, err
+	}
 	return banger.OverlayRoot, nil
+}
+
+// mounts reports whether a kernel, booted so, has the driver of an image's file
+// system. That of ext4 it needs for the machine's own disks.
+func (d *Daemon) mounts(plan kernelcat.BootPlan, kernel banger.Kernel, image banger.Image) (bool, error) {
+	switch {
+	case image.FS != rootfs.FSErofs:
+		return true, nil
+	case plan.Path != kernelcat.BootInitrd:
+		return kernel.Features[rootfs.FSErofs] == "builtin", nil
+	}
+	// Its record may be of before anybody looked for the module.
+	_, err := kernelcat.InitrdModules(kernel.Name, d.kernels.Path(kernel.Name, state.ModulesDir), rootfs.FSErofs)
+	if banger.IsKind(err, banger.Unsupported) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // planVM is planBoot for a VM whose root is there already. Every kernel can
@@ -59,19 +80,24 @@ func (d *Daemon) planVM(rec banger.VM, kernel banger.Kernel) (kernelcat.BootPlan
 	return plan, err
 }
 
-// bootInitrd is the path of the initrd that the plan wants, or nothing.
-func (d *Daemon) bootInitrd(ctx context.Context, plan kernelcat.BootPlan, kernel banger.Kernel, image banger.Image) (string, error) {
-	erofs := image.FS == rootfs.FSErofs
+// bootInitrd is the path of the initrd that the plan wants, or nothing. Its
+// image has to be one that the kernel mounts, unless the root is a copy of it.
+func (d *Daemon) bootInitrd(ctx context.Context, plan kernelcat.BootPlan, kernel banger.Kernel, image banger.Image, root banger.RootKind) (string, error) {
+	var more []string
+	if image.FS == rootfs.FSErofs && root != banger.FlatRoot {
+		if mounts, err := d.mounts(plan, kernel, image); err != nil {
+			return "", err
+		} else if !mounts {
+			return "", banger.Errorf(banger.Conflict, "image %q is an erofs file system, and kernel %q has no driver for it any more", image.Name, kernel.Name).
+				WithHint("give kernel %s back what it had, or make the vm anew: it gets a copy of the image", kernel.Name)
+		}
+		more = append(more, rootfs.FSErofs)
+	}
 	switch {
-	case erofs && plan.Path == kernelcat.BootInitrd:
-		return d.initrd(ctx, kernel.Name, rootfs.FSErofs)
-	case erofs && plan.Path == kernelcat.BootDirect && kernel.Features[rootfs.FSErofs] != "builtin":
-		return "", banger.Errorf(banger.Unsupported, "image %q is an erofs file system, for which kernel %q has no driver built in", image.Name, kernel.Name).
-			WithHint("choose another kernel: banger kernel ls --available")
 	case plan.Foreign:
 		return d.kernels.Path(kernel.Name, state.InitrdFile), nil
 	case plan.Path == kernelcat.BootInitrd:
-		return d.initrd(ctx, kernel.Name)
+		return d.initrd(ctx, kernel.Name, more...)
 	}
 	return "", nil
 }
@@ -116,11 +142,14 @@ func (d *Daemon) makeDisk(ctx context.Context, path string, spec banger.VMSpec, 
 		return err
 	}
 	err = rootfs.Private(ctx, path, disk, spec.Disk)
-	if e := banger.AsError(err); err != nil && e.Hint == "" {
-		switch e.Kind {
-		case banger.Unsupported:
+	if e := banger.AsError(err); err != nil {
+		switch {
+		case e.Kind == banger.Unsupported && image.FS == rootfs.FSErofs:
+			err = e.WithHint("take a kernel that has erofs and overlay: banger kernel ls --available")
+		case e.Hint != "":
+		case e.Kind == banger.Unsupported:
 			err = e.WithHint("make the image anew, with --force, or take a kernel that has overlay: banger kernel ls --available")
-		case banger.Invalid:
+		case e.Kind == banger.Invalid:
 			err = e.WithHint("give the vm a larger --disk")
 		}
 	}

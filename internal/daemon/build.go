@@ -49,8 +49,11 @@ func (d *Daemon) imageBuild(ctx context.Context, r banger.ImageBuildRequest, p p
 	if err := state.ValidateName("image", r.Name); err != nil {
 		return im, err
 	}
-	if r.Kernel != "" && !d.kernels.Has(r.Kernel) {
-		return im, d.kernels.Missing(r.Kernel).WithHint("banger kernel pull %s", r.Kernel)
+	if err := checkFS(r.FS); err != nil {
+		return im, err
+	}
+	if err := d.checkKernel(r.Kernel); err != nil {
+		return im, err
 	}
 	unlock, err := d.lockBuild(ctx, r.Name, p)
 	if err != nil {
@@ -266,7 +269,7 @@ func (b *builder) again(ctx context.Context) (im banger.Image, done bool, err er
 	case im.Built == nil && !b.r.Force:
 		return im, false, banger.Errorf(banger.Exists, "an image named %q is already there, and no build made it", name).
 			WithHint("take another name, or replace it with --force")
-	case im.Built != nil && im.Built.Key == b.origin.Key && !b.r.NoCache:
+	case im.Built != nil && im.Built.Key == b.origin.Key && !b.r.NoCache && cmp.Or(im.FS, rootfs.FSExt4) == cmp.Or(b.r.FS, rootfs.FSExt4):
 		b.say("%s is up to date: nothing that goes into it has changed", name)
 		if b.r.Kernel != "" && b.r.Kernel != im.Kernel {
 			im.Kernel = b.r.Kernel
@@ -304,7 +307,7 @@ func (b *builder) finish(ctx context.Context, target *buildStage) (banger.Image,
 	}
 	defer unlock()
 	return b.d.addImage(true, func(stage string) (banger.Image, error) {
-		im := banger.Image{Name: b.r.Name, Source: "build:" + b.origin.Base, Kernel: b.r.Kernel, CreatedAt: b.now, Built: &b.origin}
+		im := banger.Image{Name: b.r.Name, Source: "build:" + b.origin.Base, Kernel: b.r.Kernel, FS: b.r.FS, CreatedAt: b.now, Built: &b.origin}
 		if root := target.root(); root != nil {
 			im.Kernel = cmp.Or(im.Kernel, root.image.Kernel)
 		}

@@ -24,7 +24,10 @@ import (
 )
 
 // addTree adds an image with real files: as of lines, see putTree.
-func (h *host) addTree(name string, lines ...string) {
+func (h *host) addTree(name string, lines ...string) { h.addTreeAs("", name, lines...) }
+
+// addTreeAs is addTree with a kind of file system.
+func (h *host) addTreeAs(fs, name string, lines ...string) {
 	h.t.Helper()
 	dir := filepath.Join(h.layout.Images(), name)
 	h.must(os.MkdirAll(dir, 0o700))
@@ -48,10 +51,10 @@ func (h *host) addTree(name string, lines ...string) {
 	h.must(w.Close())
 	_, err := rootfs.Build(h.t.Context(), filepath.Join(dir, state.RootfsFile), []rootfs.Layer{{Open: func(context.Context) (io.ReadCloser, error) {
 		return io.NopCloser(&b), nil
-	}}}, rootfs.Options{})
+	}}}, rootfs.Options{FS: fs})
 	h.must(err)
 	h.must(state.WriteRecord(filepath.Join(dir, state.ManifestFile),
-		banger.Image{Name: name, Arch: hostArch(), Source: "test", Config: banger.ImageConfig{Env: []string{"PATH=/bin"}}}))
+		banger.Image{Name: name, Arch: hostArch(), Source: "test", FS: fs, Config: banger.ImageConfig{Env: []string{"PATH=/bin"}}}))
 }
 
 // tree lists the files of an image as addTree takes them, with owner and mode.
@@ -153,12 +156,20 @@ func packed(t *testing.T, names ...string) string {
 	return b.String()
 }
 
-// Files go where Docker puts them, without a machine.
+// Files go where Docker puts them, without a machine, whatever file systems they
+// come from and go to.
 func TestBuildFiles(t *testing.T) {
 	t.Parallel()
+	for _, fs := range []string{"", rootfs.FSErofs} {
+		t.Run("fs="+fs, func(t *testing.T) { testBuildFiles(t, fs) })
+	}
+}
+
+func testBuildFiles(t *testing.T, fs string) {
+	t.Parallel()
 	h := newHost(t)
-	h.addTree("base", "usr/bin/", "bin -> usr/bin", "etc/passwd me:x:7:8::/:/bin/sh\n", "etc/group us:x:9:\n", "old/ ", "old/a 1")
-	h.addTree("other", "lib/x 1", "lib/y -> x", "lib/sub/z 2")
+	h.addTreeAs(fs, "base", "usr/bin/", "bin -> usr/bin", "etc/passwd me:x:7:8::/:/bin/sh\n", "etc/group us:x:9:\n", "old/ ", "old/a 1")
+	h.addTreeAs(fs, "other", "lib/x 1", "lib/y -> x", "lib/sub/z 2")
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "fetched") }))
 	defer server.Close()
 	h.open()
@@ -184,7 +195,7 @@ COPY a old/a
 USER me
 WORKDIR mine`,
 	})
-	im, said := h.mustBuild(banger.ImageBuildRequest{Name: "new", Context: dir})
+	im, said := h.mustBuild(banger.ImageBuildRequest{Name: "new", Context: dir, FS: fs})
 	want := []string{
 		"bin 0:0 777 -> usr/bin", "docs/ 0:0 755", "docs/one 0:0 644 1\n", "docs/two 0:0 644 2\n",
 		"etc/ 0:0 755", "etc/group 0:0 644 us:x:9:\n", "etc/passwd 0:0 644 me:x:7:8::/:/bin/sh\n",
@@ -197,7 +208,7 @@ WORKDIR mine`,
 	if got := h.tree("new"); !slices.Equal(got, want) {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 	}
-	if im.Config.User != "me" || im.Config.WorkingDir != "/work/mine" || im.Built == nil || im.Built.Base != "base" || len(im.Layers) == 0 {
+	if im.FS != fs || im.Config.User != "me" || im.Config.WorkingDir != "/work/mine" || im.Built == nil || im.Built.Base != "base" || len(im.Layers) == 0 {
 		t.Errorf("%+v", im)
 	}
 	if !strings.Contains(said, "[stage-1 3/13] COPY a copied\n") {

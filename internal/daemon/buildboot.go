@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io/fs"
@@ -8,11 +9,13 @@ import (
 	"strings"
 
 	"banger"
+	"banger/internal/rootfs"
 	"banger/internal/state"
 )
 
 // maxSent is how many bytes of layers are sent into a machine that boots the
-// base; with more of them it boots an image that has them.
+// base; with more of them, or a base that the kernel cannot mount, it boots an
+// ext4 image that has them.
 const maxSent = 8 << 20
 
 // boot starts the machine that runs the stage's steps from here on.
@@ -23,14 +26,17 @@ func (s *buildStage) boot(ctx context.Context) (*buildVM, error) {
 	}
 	spec := banger.VMSpec{Name: "build-" + newID()[:6], Image: "scratch", Kernel: s.b.r.Kernel,
 		CPUs: s.b.r.CPUs, Memory: s.b.r.Memory, Disk: s.b.r.Disk}
+	mounts := true
 	if root := s.root(); root != nil {
 		spec.Image = root.image.Name
-		if spec.Kernel == "" {
-			spec.Kernel = root.image.Kernel
+		spec.Kernel = cmp.Or(spec.Kernel, root.image.Kernel, defaultKernel)
+		var err error
+		if mounts, err = s.b.d.mountsNamed(ctx, spec.Kernel, root.image, s.b.p); err != nil {
+			return nil, err
 		}
 	}
 	send := s.blobs
-	if size > maxSent {
+	if size > maxSent || !mounts {
 		if err := s.temporary(ctx, spec.Name); err != nil {
 			return nil, err
 		}
@@ -47,6 +53,26 @@ func (s *buildStage) boot(ctx context.Context) (*buildVM, error) {
 		}
 	}
 	return vm, nil
+}
+
+// mountsNamed is mounts for a kernel that may have to be pulled first.
+func (d *Daemon) mountsNamed(ctx context.Context, name string, image banger.Image, p progress) (bool, error) {
+	if image.FS != rootfs.FSErofs {
+		return true, nil
+	}
+	name, err := d.ensureKernel(ctx, name, p)
+	if err != nil {
+		return false, err
+	}
+	kernel, err := d.kernels.Get(name)
+	if err != nil {
+		return false, err
+	}
+	plan, err := d.planBoot(kernel)
+	if err != nil {
+		return false, err
+	}
+	return d.mounts(plan, kernel, image)
 }
 
 // temporary makes an image of the stage so far. It goes with the VM of that name.

@@ -63,6 +63,9 @@ func (b *builder) addStage(ctx context.Context, st *dockerfile.Stage) (err error
 		if s.base, err = b.base(ctx, st.Base.Image); err == nil {
 			err = runsHere(s.base.image)
 		}
+		if err == nil { // what banger does not read is refused before anything boots
+			_, err = s.base.tree()
+		}
 		if err != nil {
 			return b.at(st.Line, err)
 		}

@@ -58,7 +58,7 @@ func (d *Daemon) bootBuilder(ctx context.Context, spec banger.VMSpec, caches boo
 	if spec.Kernel, err = d.ensureKernel(ctx, spec.Kernel, p); err != nil {
 		return nil, err
 	}
-	root, err := d.planRoot(spec)
+	root, err := d.planRoot(spec, image)
 	if err != nil {
 		return nil, err
 	}

@@ -67,7 +67,7 @@ func (d *Daemon) vmCreate(ctx context.Context, r banger.VMCreateRequest, p progr
 	if spec.Kernel, err = d.ensureKernel(ctx, spec.Kernel, p); err != nil {
 		return banger.VM{}, err
 	}
-	root, err := d.planRoot(spec)
+	root, err := d.planRoot(spec, image)
 	if err != nil {
 		return banger.VM{}, err
 	}

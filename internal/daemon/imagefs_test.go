@@ -1,9 +1,13 @@
 package daemon
 
 import (
+	"archive/tar"
 	"bytes"
+	"cmp"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 
 	"banger"
@@ -77,5 +81,187 @@ func TestImageErofs(t *testing.T) {
 	wantKind(t, err, banger.Invalid, `"EROFS"`)
 	if left, _ := os.ReadDir(h.layout.Scratch()); len(left) > 0 {
 		t.Errorf("left: %v", left)
+	}
+}
+
+// layerOf finds the layer of an image that goes out which holds a text.
+func (h *host) layerOf(name, text string) string {
+	h.t.Helper()
+	_, files, err := h.saveImage(banger.ImageSaveRequest{Name: name, Compression: "none"})
+	h.must(err)
+	for blob, b := range files {
+		if strings.HasPrefix(blob, "blobs/") && strings.Contains(b, text) {
+			return blob
+		}
+	}
+	h.t.Fatalf("image %s goes out without %q", name, text)
+	return ""
+}
+
+// What goes out of an EROFS image is what goes out of an ext4 one; the disks
+// that others made are read too, but for those that are compressed.
+func TestErofsGoesOut(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	h.open()
+	root := filepath.Join(h.base, "root.tar")
+	h.must(os.WriteFile(root, oneFileTar(t, "this is a root\n", tar.Header{Name: "fifo", Typeflag: tar.TypeFifo, Uid: 70000}), 0o644))
+	var blobs []string
+	for _, fs := range []string{"ext4", "erofs"} {
+		_, err := h.importImage(banger.ImageImportRequest{Path: root, Name: fs, FS: fs})
+		h.must(err)
+		blobs = append(blobs, h.layerOf(fs, "this is a root\n"))
+	}
+	if blobs[0] != blobs[1] {
+		t.Errorf("the layers are %q", blobs)
+	}
+	disk := h.disk4("disk", "mkfs.erofs", "--quiet")
+	_, err := h.client.ImageRegister(t.Context(), banger.ImageRegisterRequest{Name: "disk", Rootfs: disk})
+	h.must(err)
+	h.layerOf("disk", "this is disk\n")
+	h.mustBuild(banger.ImageBuildRequest{Name: "over", Text: "FROM disk\nCOPY --from=erofs /file /other"})
+	if got, want := h.tree("over"), []string{"file 0:0 644 this is disk\n", "other 0:0 644 this is a root\n"}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+
+	_, err = h.importImage(banger.ImageImportRequest{Name: "packed", Path: h.disk4("packed", "mkfs.erofs", "--quiet", "-zlz4")})
+	h.must(err)
+	if report, err := h.client.ImageVerify(t.Context(), "packed", nil); err != nil || report.Inodes != 0 {
+		t.Errorf("verify: %+v, %v", report, err)
+	}
+	_, _, err = h.saveImage(banger.ImageSaveRequest{Name: "packed"})
+	wantKind(t, err, banger.Unsupported, "compressed", "mkfs.erofs without -z")
+	_, _, err = h.build(banger.ImageBuildRequest{Name: "over", Text: "FROM packed\nRUN true"})
+	wantKind(t, err, banger.Unsupported, "Dockerfile:1: read the image", "compressed")
+	if h.d.kernels.Has(defaultKernel) {
+		t.Error("a kernel was pulled for a build that cannot be")
+	}
+	if left, _ := os.ReadDir(h.layout.Scratch()); len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
+}
+
+// A build makes what is asked for, also of an image that has nothing added to it.
+func TestBuildFS(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	h.addTree("base", "a 1")
+	h.open()
+	r := banger.ImageBuildRequest{Name: "new", FromImage: "base", Packages: []string{}}
+	for _, c := range []struct {
+		fs, said string
+	}{{"erofs", "FROM base"}, {"erofs", "up to date"}, {"", "FROM base"}, {"ext4", "up to date"}} {
+		r.FS = c.fs
+		im, said := h.mustBuild(r)
+		if !strings.Contains(said, c.said) || cmp.Or(im.FS, "ext4") != cmp.Or(c.fs, "ext4") {
+			t.Errorf("%q: %q, it said %s", c.fs, im.FS, said)
+		}
+		if _, err := h.client.ImageVerify(t.Context(), "new", nil); err != nil {
+			t.Error(err)
+		}
+		if got := h.tree("new"); !slices.Equal(got, []string{"a 0:0 644 1"}) {
+			t.Errorf("%q: %q", c.fs, got)
+		}
+	}
+	r.FS = "xfs"
+	_, _, err := h.build(r)
+	wantKind(t, err, banger.Invalid, `"xfs"`, "want ext4 or erofs")
+}
+
+// Whether a VM has an EROFS image as it is or a copy that is ext4 follows from
+// what its kernel has.
+func TestErofsKernels(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	h.addTreeAs(rootfs.FSErofs, "ero", "a 1")
+	h.open()
+	create := func(name string) (banger.VM, string) {
+		t.Helper()
+		spec := testSpec(name)
+		spec.Image = "ero"
+		rec, err := h.client.VMCreate(t.Context(), banger.VMCreateRequest{Spec: spec}, nil)
+		h.must(err)
+		f, err := os.Open(h.d.diskOf(rec.ID))
+		h.must(err)
+		defer f.Close()
+		tree, err := rootfs.OpenTree(f, rec.Spec.Disk)
+		h.must(err)
+		var data strings.Builder
+		if a, err := tree.Lookup("a"); err == nil {
+			h.must(a.Copy(&data))
+		}
+		return rec, data.String()
+	}
+	modules := filepath.Join(h.layout.Kernels(), "kernel", state.ModulesDir)
+	builtin, err := os.ReadFile(filepath.Join(modules, "modules.builtin"))
+	h.must(err)
+	for _, c := range []struct {
+		name   string
+		kernel func()
+		root   banger.RootKind
+		path   string
+	}{
+		{"no-module", func() {}, banger.FlatRoot, "initrd"},
+		{"module", func() {
+			h.must(os.WriteFile(filepath.Join(modules, "modules.builtin"), append(builtin, "kernel/erofs.ko\n"...), 0o600))
+		}, banger.OverlayRoot, "initrd"},
+		{"builtin", func() { h.setKernel(allDrivers+" erofs", nil) }, banger.OverlayRoot, "direct"},
+		{"lacking", func() { h.setKernel(allDrivers, nil) }, banger.FlatRoot, "direct"},
+		{"foreign", func() { h.setKernel("ext4", nil, state.InitrdFile) }, banger.FlatRoot, "flat"},
+	} {
+		c.kernel()
+		rec, data := create(c.name)
+		if rec.Root != c.root || rec.Machine.BootPath != c.path || (data == "1") != (c.root == banger.FlatRoot) {
+			t.Errorf("%s: root %q, %s, its disk has %q", c.name, rec.Root, rec.Machine.BootPath, data)
+		}
+		if initrd := h.bootSpec(rec.ID).Machine.Initrd; strings.HasSuffix(initrd, "-erofs.cpio") != (c.name == "module") {
+			t.Errorf("%s: its initrd is %s", c.name, initrd)
+		}
+	}
+	// What is not read cannot be copied.
+	_, err = h.importImage(banger.ImageImportRequest{Name: "packed", Path: h.disk4("packed", "mkfs.erofs", "--quiet", "-zlz4")})
+	h.must(err)
+	spec := testSpec("web")
+	spec.Image = "packed"
+	_, err = h.client.VMCreate(t.Context(), banger.VMCreateRequest{Spec: spec}, nil)
+	wantKind(t, err, banger.Unsupported, "compressed", "take a kernel that has erofs and overlay")
+	// Kernels change; a VM is what it was made as.
+	h.setKernel(allDrivers, nil)
+	for name, works := range map[string]bool{"no-module": true, "builtin": false} {
+		_, err := h.stop(banger.VMStopRequest{Name: name})
+		h.must(err)
+		_, err = h.start(name)
+		if works {
+			h.must(err)
+			continue
+		}
+		wantKind(t, err, banger.Conflict, `image "ero" is an erofs file system`, "make the vm anew")
+	}
+}
+
+// Steps run over an ext4 image where the kernel cannot mount the base.
+func TestBuildErofsBase(t *testing.T) {
+	t.Parallel()
+	for builtin, temporary := range map[string]bool{allDrivers: true, allDrivers + " erofs": false} {
+		h := newHost(t)
+		h.setKernel(builtin, nil)
+		h.addTreeAs(rootfs.FSErofs, "ero", "bin/sh x")
+		h.open()
+		r := banger.ImageBuildRequest{Name: "new", Text: "FROM ero\nRUN true", Kernel: "kernel", Memory: 256 << 20, Disk: 1 << 30, KeepOnError: true}
+		_, _, err := h.build(r) // the guest of these tests has no banger-guest
+		wantKind(t, err, banger.Invalid, "RUN true: exit code 127")
+		list, err := h.client.VMList(t.Context())
+		h.must(err)
+		if len(list) != 1 {
+			t.Fatalf("kept: %+v", list)
+		}
+		im, err := h.d.images.Get(list[0].Spec.Image)
+		h.must(err)
+		if im.Temporary != temporary || (im.FS == "") != temporary {
+			t.Errorf("%s: it booted %+v", builtin, im)
+		}
+		h.remove(list[0].ID)
+		h.must(h.client.ImageDelete(t.Context(), banger.NameRequest{Name: "ero"}))
+		h.clean()
 	}
 }

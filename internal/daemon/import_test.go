@@ -183,7 +183,7 @@ func TestInitrdOfPackedModules(t *testing.T) {
 		h.must(err)
 		plan, err := h.d.planBoot(k)
 		h.must(err)
-		path, err := h.d.bootInitrd(t.Context(), plan, k, banger.Image{})
+		path, err := h.d.bootInitrd(t.Context(), plan, k, banger.Image{}, banger.OverlayRoot)
 		h.must(err)
 		b, err := os.ReadFile(path)
 		h.must(err)

@@ -104,10 +104,13 @@ func prepareBuild() error {
 	if err := unix.Stat(buildOwn+"/banger-build", &st); err == nil {
 		return nil
 	}
-	err := mountAll([]mountPoint{
-		{dir: buildImage, source: imageDisk, fstype: "ext4", flags: unix.MS_RDONLY, data: "noload"},
-		{dir: buildOwn, source: ownDisk, fstype: "ext4", flags: unix.MS_NOATIME},
-	})
+	fstype, data, err := imageType(imageDisk)
+	if err == nil {
+		err = mountAll([]mountPoint{
+			{dir: buildImage, source: imageDisk, fstype: fstype, flags: unix.MS_RDONLY, data: data},
+			{dir: buildOwn, source: ownDisk, fstype: "ext4", flags: unix.MS_NOATIME},
+		})
+	}
 	if err == nil {
 		err = errors.Join(ensureDir(hello.BuildRoot), os.Mkdir(buildOwn+"/banger-build", 0o700))
 	}

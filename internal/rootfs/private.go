@@ -13,7 +13,8 @@ import (
 
 // Private creates path as a machine's own copy of an image: writable, size
 // bytes long, sparse, and sharing the image's blocks where the host's file
-// system can. path must not exist. The file system in it is still as large as
+// system can. Of EROFS, which nobody can write to, the copy is ext4. path must
+// not exist. The file system in it is still as large as
 // the image; Linux grows it while it is mounted (EXT4_IOC_RESIZE_FS). The file
 // is not synced: that is the business of whoever records it.
 //
@@ -38,11 +39,18 @@ func private(ctx context.Context, path, image string, size int64) error {
 	if err != nil {
 		return err
 	}
-	if err := checkGrows(src, info.Size()); err != nil {
+	head := make([]byte, superOffset+superSize)
+	if _, err := src.ReadAt(head, 0); err != nil && err != io.EOF {
+		return diskError(err)
+	}
+	if fileSystem(head) == FSErofs {
+		return rewrite(ctx, path, src, size)
+	}
+	if err := checkGrows(head[superOffset:], info.Size()); err != nil {
 		return err
 	}
 	if info.Size() > size {
-		return invalid("the image has %d MiB, a disk of %d MiB cannot hold a copy of it", info.Size()>>20, size>>20)
+		return tooSmall(info.Size(), size)
 	}
 	return create(path, 0o600, func(dst *os.File) error {
 		if err := hostfile.Clone(ctx, dst, src); err != nil {
@@ -55,12 +63,38 @@ func private(ctx context.Context, path, image string, size int64) error {
 	})
 }
 
-// checkGrows reads the superblock of a file of that length: super.rst, "Super Block".
-func checkGrows(image io.ReaderAt, length int64) error {
-	sb := make([]byte, 1024)
-	if _, err := image.ReadAt(sb, 1024); err != nil && err != io.EOF {
-		return diskError(err)
+func tooSmall(image, disk int64) error {
+	return invalid("the image has %d MiB, a disk of %d MiB cannot hold a copy of it", image>>20, disk>>20)
+}
+
+// rewrite makes ext4 of what is in another file system.
+func rewrite(ctx context.Context, path string, src *os.File, size int64) error {
+	info, err := src.Stat()
+	if err != nil {
+		return err
 	}
+	tree, err := OpenTree(src, info.Size())
+	if err != nil {
+		return err
+	}
+	return create(path, 0o600, func(dst *os.File) error {
+		// A limit of the image's size would not do: it counts contents alone.
+		if _, err := merge(ctx, dst, []Layer{tree.Layer("")}, Options{Workers: 1}); err != nil {
+			return err
+		}
+		info, err := dst.Stat()
+		if err == nil && info.Size() > size {
+			err = tooSmall(info.Size(), size)
+		}
+		if err != nil {
+			return err
+		}
+		return diskError(dst.Truncate(size / blockSize * blockSize))
+	})
+}
+
+// checkGrows looks at the superblock of a file of that length: super.rst, "Super Block".
+func checkGrows(sb []byte, length int64) error {
 	le := binary.LittleEndian
 	if le.Uint16(sb[0x38:]) != superMagic {
 		return banger.Errorf(banger.Unsupported, "the image is not an ext4 file system")

@@ -1,6 +1,7 @@
 package rootfs
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -116,5 +117,42 @@ func TestPrivateRefused(t *testing.T) {
 	}
 	if err := Private(t.Context(), image, image, 1<<30); !banger.IsKind(err, banger.Exists) {
 		t.Errorf("over a file: %v", err)
+	}
+}
+
+// TestPrivateErofs makes copies of an image that nobody can write to: ext4 with
+// the same in it, which grows.
+func TestPrivateErofs(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	image, path := filepath.Join(dir, "image"), filepath.Join(dir, "disk")
+	if _, err := Build(t.Context(), image, []Layer{layerOf(tortureTar(t, torture()))}, Options{Workers: 1, FS: FSErofs}); err != nil {
+		t.Fatal(err)
+	}
+	canceled, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := Private(canceled, path, image, 1<<30); !banger.IsKind(err, banger.Canceled) {
+		t.Errorf("canceled: %v", err)
+	}
+	if err := Private(t.Context(), path, image, 1<<20); !banger.IsKind(err, banger.Invalid) {
+		t.Errorf("too small: %v", err)
+	}
+	if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("it left its disk: %v", err)
+	}
+	if err := Private(t.Context(), path, image, 1<<30); err != nil {
+		t.Fatal(err)
+	}
+	var st syscall.Stat_t
+	if err := syscall.Stat(path, &st); err != nil || st.Mode&0o7777 != 0o600 || st.Size != 1<<30 || st.Blocks*512 > 64<<20 {
+		t.Errorf("mode %o, %d bytes, %d KiB on disk, %v", st.Mode, st.Size, st.Blocks/2, err)
+	}
+	fsck(t, path)
+	if out, err := exec.Command(tool(t, "resize2fs"), path).CombinedOutput(); err != nil {
+		t.Fatalf("resize2fs: %v\n%s", err, out)
+	}
+	fsck(t, path)
+	if !bytes.Equal(writeTar(t, openTree(t, path)), writeTar(t, openTree(t, image))) {
+		t.Error("it holds something else")
 	}
 }
