@@ -177,6 +177,9 @@ func (v *vm) apply(s shim.Status) {
 		}
 		if s.Phase == shim.Ended {
 			endRecord(r, s.End, verdict)
+			if verdict != nil && s.Seen != "" {
+				r.Reason += "; " + s.Seen
+			}
 		} else {
 			liveRecord(r, s)
 		}

@@ -40,6 +40,8 @@ func runAgent(init string) error {
 	}
 	// The socket is the agent's alone: what a session starts has nothing to say to systemd.
 	os.Unsetenv("NOTIFY_SOCKET")
+	slow := time.AfterFunc(slowBoot, func() { say("no host has answered the agent yet") })
+	srv.Greeted = func() { slow.Stop() }
 	return srv.Serve(context.Background(), port) // as long as the machine lives
 }
 

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"os"
 	"runtime/debug"
+	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -20,6 +22,7 @@ import (
 // the host, in a machine that is off.
 func Boot() {
 	b := &boot{}
+	b.tellSlow()
 	defer func() {
 		// A fault of ours must not end in a kernel panic, which hides it.
 		if r := recover(); r != nil {
@@ -35,6 +38,21 @@ type boot struct {
 	asked chan answer      // the host's answer to step 3, once
 	host  *sshd.VirtioPort // from step 3 on, until the agent needs it
 	own   *os.File         // the machine's own file system, from step 5 on
+
+	step atomic.Int32 // of run
+	told atomic.Bool  // the host has answered
+	slow *time.Timer  // says where a boot stays
+}
+
+// slowBoot is when a boot that is not over says where it is: the console is all
+// that tells of one that hangs.
+const slowBoot = 30 * time.Second
+
+// tellSlow puts on the console how far the boot has come, should it take long.
+func (b *boot) tellSlow() {
+	b.slow = time.AfterFunc(slowBoot, func() {
+		say("the boot takes long: it has come to step %d; the host has answered: %v", b.step.Load(), b.told.Load())
+	})
 }
 
 type answer struct {
@@ -53,6 +71,7 @@ func (b *boot) run() error {
 		return err
 	}
 	// 2. Drivers, where they are not built in.
+	b.step.Store(2)
 	if err := loadModules("/modules"); err != nil {
 		return err
 	}
@@ -65,10 +84,12 @@ func (b *boot) run() error {
 		}
 	}
 	// 4. Wait for the disks.
+	b.step.Store(4)
 	if err := awaitDisks(imageDisk, ownDisk); err != nil {
 		return err
 	}
 	// 5. The root: the image, with what this machine has changed.
+	b.step.Store(5)
 	if b.own, err = mountRoot(flat); err != nil {
 		return err
 	}
@@ -92,6 +113,7 @@ func (b *boot) run() error {
 		}
 	}
 	// 8. Who the machine is, as the host says.
+	b.step.Store(8)
 	a := <-b.asked
 	if a.err != nil {
 		return a.err
@@ -110,10 +132,12 @@ func (b *boot) run() error {
 		}
 	}
 	// 10. Its network.
+	b.step.Store(10)
 	if err := applyNet(cfg.Net); err != nil {
 		return err
 	}
 	// 11. Hand over to the init.
+	b.step.Store(11)
 	return b.handOver(cfg)
 }
 
@@ -135,6 +159,7 @@ func (b *boot) handOver(cfg hello.Config) error {
 	if err := b.host.Close(); err != nil {
 		return fmt.Errorf("leave the port to the agent: %w", err)
 	}
+	b.slow.Stop()
 	runInit(b.own)
 	return nil
 }
@@ -149,6 +174,7 @@ func (b *boot) sayHello() error {
 	go func() {
 		// Nothing bounds the wait: a machine without a host has nothing to do.
 		cfg, _, err := sshd.Ask(context.Background(), port, hello.Boot)
+		b.told.Store(err == nil)
 		b.asked <- answer{cfg, err}
 	}()
 	return nil

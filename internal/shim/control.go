@@ -74,12 +74,31 @@ func (s *Shim) obey(ctx context.Context, c net.Conn) {
 			go s.setPaused(ctx, m, o.ID, o.Pause) // a kill may have to overtake it
 		case o.Kill:
 			s.override("killed")
+			s.look(ctx, m)
 			s.cancel(errors.New("killed"))
 		case o.Stop && m == nil: // what has not started yet needs no grace
 			s.cancel(errors.New("stopped"))
 		case o.Stop:
 			go s.stop(ctx, m, o.Grace)
 		}
+	}
+}
+
+// lookTime bounds a last look at a machine.
+const lookTime = 500 * time.Millisecond
+
+// look notes what a guest was at that is killed before its agent has answered.
+func (s *Shim) look(ctx context.Context, m vmm.Machine) {
+	s.mu.Lock()
+	phase := s.status.Phase
+	s.mu.Unlock()
+	if m == nil || phase != Starting {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, lookTime)
+	defer cancel()
+	if seen, err := m.Look(ctx); err == nil {
+		s.update(func(st *Status) { st.Seen = seen })
 	}
 }
 

@@ -37,6 +37,7 @@ type Status struct {
 	Phase   Phase           `json:"phase"`
 	Machine *banger.Machine `json:"machine,omitempty"` // nil: the VMM did not start
 	Guest   string          `json:"guest,omitempty"`   // what pid 1 of the guest died of
+	Seen    string          `json:"seen,omitempty"`    // what the CPUs were at when a boot was given up
 	Paused  bool            `json:"paused,omitempty"`
 	Answer  *Answer         `json:"answer,omitempty"` // to the last order that has one
 	Boot    Timeline        `json:"boot"`

@@ -81,6 +81,10 @@ type Machine interface {
 	// the guest listens is its own affair. After the end it does nothing.
 	Powerdown(ctx context.Context) error
 
+	// Look tells in a line what the virtual CPUs are at, for a guest that does
+	// not answer. The text is made of the guest's registers.
+	Look(ctx context.Context) (string, error)
+
 	// Pause stops the virtual CPUs, and the guest's clock with them; Resume lets
 	// them go on. Neither is an error where it is so already, both are after the end.
 	Pause(ctx context.Context) error

@@ -30,6 +30,8 @@ type Server struct {
 	// Shutdown starts to power the machine off or to reboot it, as how is
 	// hello.Poweroff or hello.Reboot, and returns. Nil: refused.
 	Shutdown func(how string) error
+	// Greeted is told that a host has answered. nil: nobody wants to know.
+	Greeted func()
 	// SetClock sets the machine's clock. nil: it has no way to.
 	SetClock func(now time.Time) error
 	// SFTP is the command line that runs SFTP on its stdin and stdout, for
@@ -100,6 +102,9 @@ func (s *Server) Serve(ctx context.Context, port Port) error {
 			return err
 		}
 		s.Log.Debug("host is there", "id", cfg.ID)
+		if s.Greeted != nil {
+			s.Greeted()
+		}
 		err = s.session(ctx, cfg, st)
 		if ctx.Err() != nil {
 			return context.Cause(ctx)

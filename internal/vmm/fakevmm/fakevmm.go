@@ -252,6 +252,8 @@ func (m *machine) Powerdown(context.Context) error {
 	return nil
 }
 
+func (m *machine) Look(context.Context) (string, error) { return "nothing runs", nil }
+
 func (m *machine) Pause(context.Context) error  { return m.setPaused() }
 func (m *machine) Resume(context.Context) error { return m.setPaused() }
 

@@ -160,9 +160,14 @@ func (c *qmp) open(ctx context.Context) error {
 	return c.execute(ctx, "qmp_capabilities", nil)
 }
 
-// execute runs one command without arguments and decodes what it returns into
-// result, unless that is nil. A refusal of QEMU is a *qmpError.
+// execute is executeWith for a command without arguments.
 func (c *qmp) execute(ctx context.Context, command string, result any) error {
+	return c.executeWith(ctx, command, nil, result)
+}
+
+// executeWith runs one command and decodes what it returns into result, unless
+// that is nil. A refusal of QEMU is a *qmpError.
+func (c *qmp) executeWith(ctx context.Context, command string, arguments map[string]string, result any) error {
 	reply := make(chan message, 1)
 	c.mu.Lock()
 	c.nextID++
@@ -175,9 +180,10 @@ func (c *qmp) execute(ctx context.Context, command string, result any) error {
 		c.mu.Unlock()
 	}()
 	line, err := json.Marshal(struct {
-		Execute string `json:"execute"`
-		ID      int64  `json:"id"`
-	}{command, id})
+		Execute   string            `json:"execute"`
+		Arguments map[string]string `json:"arguments,omitempty"`
+		ID        int64             `json:"id"`
+	}{command, arguments, id})
 	if err != nil {
 		return err
 	}
