@@ -138,9 +138,6 @@ func handshake(nc net.Conn, o Options) (*Client, error) {
 // Close ends the connection and all that runs on it.
 func (c *Client) Close() error { return c.ssh.Close() }
 
-// SSH is the connection itself, for forwards.
-func (c *Client) SSH() *ssh.Client { return c.ssh }
-
 // SFTP opens the guest's files. The caller closes it.
 func (c *Client) SFTP() (*sftp.Client, error) {
 	f, err := sftp.NewClient(c.ssh)

@@ -1,12 +1,12 @@
 package cli
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -14,29 +14,60 @@ import (
 	"banger"
 )
 
+// logsFlags are those of logs.
+type logsFlags struct {
+	follow bool
+	tail   int
+	since  string
+}
+
 func (c *CLI) logsCommand() *cobra.Command {
-	var follow bool
-	var tail int
+	var f logsFlags
 	cmd := &cobra.Command{
 		Use: "logs VM", Short: "Print the console of a VM",
+		Long: `Print what the serial console of a VM said since its last start, at most a MiB; with --since or
+--tail also what was said in the MiB before. On a terminal control bytes are shown as \x1b.`,
+		Example: `  banger logs -f testbox
+  banger logs --since 10m testbox
+  banger logs --since 2026-11-23T17:00:00Z --tail 100 testbox`,
 		Args: args(cobra.ExactArgs(1)), ValidArgsFunction: c.completeVMs,
 		RunE: func(cmd *cobra.Command, a []string) error {
+			since, err := parseSince(f.since, time.Now())
+			if err != nil {
+				return usageError{err, cmd}
+			}
 			return c.call(cmd.Context(), func(client *banger.Client) error {
 				vm, err := client.VMShow(cmd.Context(), a[0])
 				if err != nil {
 					return err
 				}
-				return c.logs(cmd.Context(), client, vm, follow, tail)
+				return c.logs(cmd.Context(), client, vm, f, since)
 			})
 		},
 	}
-	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on until the VM ends")
-	cmd.Flags().IntVarP(&tail, "tail", "n", -1, "only that many of the last lines")
+	cmd.Flags().BoolVarP(&f.follow, "follow", "f", false, "go on until the VM ends")
+	cmd.Flags().IntVarP(&f.tail, "tail", "n", -1, "only that many of the last lines")
+	cmd.Flags().StringVar(&f.since, "since", "", "only what came since then: 10m ago, or a time of RFC 3339")
 	return cmd
 }
 
+// parseSince reads how long ago, or when; the zero time if text is empty.
+func parseSince(text string, now time.Time) (time.Time, error) {
+	if text == "" {
+		return time.Time{}, nil
+	}
+	if d, err := time.ParseDuration(text); err == nil && d >= 0 {
+		return now.Add(-d), nil
+	}
+	t, err := time.Parse(time.RFC3339, text)
+	if err != nil {
+		return t, fmt.Errorf("bad --since %q: want 10m, 2h or 2026-11-23T17:00:00Z", text)
+	}
+	return t, nil
+}
+
 // logs prints the console log; a VM that never ran has none, which is no fault.
-func (c *CLI) logs(ctx context.Context, client *banger.Client, vm banger.VM, follow bool, tail int) error {
+func (c *CLI) logs(ctx context.Context, client *banger.Client, vm banger.VM, flags logsFlags, since time.Time) error {
 	f, err := os.Open(vm.Console)
 	if os.IsNotExist(err) {
 		return nil
@@ -45,13 +76,17 @@ func (c *CLI) logs(ctx context.Context, client *banger.Client, vm banger.VM, fol
 		return fmt.Errorf("open console log: %w", err)
 	}
 	defer func() { f.Close() }()
-	if tail >= 0 {
-		if err := seekTail(f, tail); err != nil {
+	out := c.Stdout
+	if isTerminal(out) {
+		out = &escaper{w: out}
+	}
+	if flags.tail >= 0 || !since.IsZero() {
+		if err := printPast(out, f, vm.Console, flags.tail, since); err != nil {
 			return err
 		}
 	}
-	if !follow {
-		_, err = io.Copy(c.Stdout, f)
+	if !flags.follow {
+		_, err = io.Copy(out, f)
 		return err
 	}
 	w, err := watchDir(filepath.Dir(vm.Console))
@@ -61,7 +96,7 @@ func (c *CLI) logs(ctx context.Context, client *banger.Client, vm banger.VM, fol
 	defer w.Close()
 	defer context.AfterFunc(ctx, func() { _ = w.Close() })()
 	for {
-		if _, err := io.Copy(c.Stdout, f); err != nil {
+		if _, err := io.Copy(out, f); err != nil {
 			return err
 		}
 		// The log was put aside when it was full: go on in the new one.
@@ -69,7 +104,7 @@ func (c *CLI) logs(ctx context.Context, client *banger.Client, vm banger.VM, fol
 			if sameFile(f, now) {
 				_ = now.Close()
 			} else {
-				_, _ = io.Copy(c.Stdout, f)
+				_, _ = io.Copy(out, f)
 				_ = f.Close()
 				f = now
 				continue
@@ -77,7 +112,7 @@ func (c *CLI) logs(ctx context.Context, client *banger.Client, vm banger.VM, fol
 		}
 		rec, err := client.VMShow(ctx, vm.ID)
 		if err != nil || rec.Machine == nil {
-			_, _ = io.Copy(c.Stdout, f)
+			_, _ = io.Copy(out, f)
 			return ctxErr(ctx)
 		}
 		if _, err := w.Read(make([]byte, 4096)); err != nil {
@@ -107,20 +142,4 @@ func sameFile(a, b *os.File) bool {
 	fa, errA := a.Stat()
 	fb, errB := b.Stat()
 	return errA == nil && errB == nil && os.SameFile(fa, fb)
-}
-
-// seekTail goes to the beginning of the last n lines. The log is at most 1 MiB long.
-func seekTail(f *os.File, n int) error {
-	b, err := io.ReadAll(f)
-	if err != nil {
-		return err
-	}
-	at := len(b)
-	for range n {
-		if at = bytes.LastIndexByte(bytes.TrimSuffix(b[:at], []byte("\n")), '\n') + 1; at == 0 {
-			break
-		}
-	}
-	_, err = f.Seek(int64(at), io.SeekStart)
-	return err
 }

@@ -17,7 +17,7 @@ func (c *CLI) vmCommand() *cobra.Command {
 	return noun("vm", "Manage VMs",
 		c.vmCreateCommand(), c.vmStartCommand(), c.stopCommand(), c.vmRestartCommand(), c.vmKillCommand(), c.vmPauseCommand(), c.vmResumeCommand(),
 		c.vmRenameCommand(), c.vmWaitCommand(), c.vmPruneCommand(), c.rmCommand(), ls,
-		c.vmInspectCommand(), c.execCommand(), c.sshCommand(), c.cpCommand(), c.logsCommand(), c.vmProxyCommand())
+		c.vmInspectCommand(), c.execCommand(), c.sshCommand(), c.cpCommand(), c.logsCommand(), c.vmConsoleCommand(), c.vmForwardCommand(), c.vmProxyCommand())
 }
 
 func (c *CLI) vmCreateCommand() *cobra.Command {

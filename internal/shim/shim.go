@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -70,7 +71,12 @@ func (s *Shim) hold(ctx context.Context) *End {
 	}
 	defer log.Close()
 
-	s.spec.Machine.Console = log
+	tty, err := openTTY(s.spec.Machine.RunDir)
+	if err != nil {
+		return fail(err)
+	}
+	defer tty.close()
+	s.spec.Machine.Console, s.spec.Machine.Keys = io.MultiWriter(log, tty), tty.input
 	for {
 		sock := filepath.Join(s.spec.Machine.RunDir, state.AgentSocket)
 		_ = os.Remove(sock) // of an earlier run whose shim was killed

@@ -37,6 +37,8 @@ const (
 	ConsoleLog  = "console.log"
 	ShimLog     = "shim.log"
 
+	ConsoleTimes = "console.times"
+
 	UserKeyFile = "user_ed25519"
 	DaemonLock  = "daemon.lock"
 	DaemonLog   = "daemon.log"
@@ -57,6 +59,7 @@ const (
 	DaemonSocket = "daemon.sock"
 	AgentSocket  = "agent.sock"
 	ShimSocket   = "shim.sock"
+	TTYSocket    = "tty.sock"
 )
 
 // RotatedSuffix is added to the name of a log that was full.

@@ -38,6 +38,9 @@ type Spec struct {
 	// Write that waits stalls the guest's serial port, never the VMM; one that
 	// fails ends the output, not the machine. nil throws the output away.
 	Console io.Writer
+	// Keys is what is typed on the serial console. It is read while the machine
+	// runs, as the guest takes it; whoever made it may close it after Start.
+	Keys *os.File `json:"-"`
 }
 
 // Disk is one raw disk image. Read-only images may be shared by machines; a

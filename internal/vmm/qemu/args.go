@@ -108,7 +108,7 @@ func (l launch) args(spec vmm.Spec) ([]string, error) {
 	}
 	a = append(a,
 		"-chardev", fmt.Sprintf("socket,id=qmp,fd=%d,server=on,wait=off", qmpFD), "-mon", "chardev=qmp,mode=control",
-		// signal=off: bytes on stdin (there are none) are the guest's, never QEMU's.
+		// signal=off: bytes on stdin (Spec.Keys) are the guest's, never QEMU's.
 		"-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console",
 		// A panicking guest says so through pvpanic, if it has the driver.
 		"-device", "pvpanic")

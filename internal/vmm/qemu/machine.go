@@ -71,6 +71,9 @@ func run(ctx context.Context, path string, args []string, spec vmm.Spec) (_ *mac
 	}
 	m.cmd = command(path, args)
 	m.cmd.Stdout, m.cmd.Stderr = in, m.output
+	if spec.Keys != nil {
+		m.cmd.Stdin = spec.Keys
+	}
 	m.cmd.ExtraFiles = []*os.File{m.sockets[0].file, m.sockets[1].file}
 	err = m.cmd.Start()
 	_ = in.Close()
