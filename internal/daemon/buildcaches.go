@@ -25,9 +25,9 @@ import (
 // and gives it back in the end. A build that finds none has an empty one, and the
 // last one that gives back wins.
 const (
-	cachesSize = 16 << 30        // of its file system: it takes what is in it
-	cachesFull = 12 << 30        // bytes on the host's disk with which it begins anew
-	cachesSync = 5 * time.Second // for the guest to write it, when the build is over
+	cachesSize = 16 << 30         // of its file system: it takes what is in it
+	cachesFull = 12 << 30         // bytes on the host's disk with which it begins anew
+	cachesSync = 10 * time.Second // for the guest to write it, when the build is over
 )
 
 // cachesOf is the disk while a VM has it.
@@ -38,9 +38,18 @@ func (d *Daemon) cachesOf(id string) string {
 
 func (d *Daemon) caches() string { return filepath.Join(d.Layout.Builds(), state.CachesFile) }
 
+// cachesKey is held while a disk changes hands: who builds again right after an
+// interrupt is to have what the build before is about to give back.
+const cachesKey = "build caches"
+
 // takeCaches gives a VM the disk that is there, if it takes less than full bytes,
 // or an empty one.
-func (d *Daemon) takeCaches(id string, full int64) (path string, err error) {
+func (d *Daemon) takeCaches(ctx context.Context, id string, full int64) (path string, err error) {
+	unlock, err := d.keys.Lock(ctx, cachesKey)
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
 	path = d.cachesOf(id)
 	err = os.Rename(d.caches(), path)
 	if err == nil && sizeOnDisk(path) < full {
@@ -101,8 +110,9 @@ func hasCache(op *dockerfile.Run) bool {
 }
 
 // detachCaches takes the machine's disk of caches out of its removal, if it is
-// whole: what was written since the last step that worked is written out now.
-// The machine has it open until it ends; then it can be given back.
+// whole: what was written since the last step that worked is written out now. One
+// that the guest could not mount it cannot mount again either, and goes with the
+// machine. That has it open until it ends; then it can be given back.
 func (m *buildVM) detachCaches() (path string) {
 	if m.v.caches == "" {
 		return ""
@@ -110,7 +120,13 @@ func (m *buildVM) detachCaches() (path string) {
 	if m.unsynced {
 		ctx, cancel := context.WithTimeout(m.d.life, cachesSync)
 		defer cancel()
-		exit, err := m.order(ctx, hello.BuildOrder{Op: hello.BuildFreeze}, nil, io.Discard, io.Discard)
+		client, err := m.d.dialAgent(ctx, m.v.record()) // the one there is went with a caller that went
+		if err != nil {
+			return ""
+		}
+		_ = m.client.Close()
+		m.client = client
+		exit, err := m.order(ctx, hello.BuildOrder{Op: hello.BuildFreeze, Caches: m.v.cachesDevice}, nil, io.Discard, io.Discard)
 		if err != nil || exit.Code != 0 {
 			return ""
 		}

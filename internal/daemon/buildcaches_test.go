@@ -28,9 +28,9 @@ func TestCachesTaken(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
 	h.open()
-	first, err := h.d.takeCaches("aaaaaaaaaaaa", cachesFull)
+	first, err := h.d.takeCaches(t.Context(), "aaaaaaaaaaaa", cachesFull)
 	h.must(err)
-	second, err := h.d.takeCaches("bbbbbbbbbbbb", cachesFull)
+	second, err := h.d.takeCaches(t.Context(), "bbbbbbbbbbbb", cachesFull)
 	h.must(err)
 	if got := h.cacheDisks(); got != "caches-aaaaaaaaaaaa.img caches-bbbbbbbbbbbb.img" || first == second {
 		t.Fatalf("taken twice: %s", got)
@@ -40,13 +40,13 @@ func TestCachesTaken(t *testing.T) {
 		t.Errorf("of a machine that may run still: %v, %s", err, h.cacheDisks())
 	}
 	h.must(h.d.giveCaches(first, nil))
-	third, err := h.d.takeCaches("cccccccccccc", cachesFull)
+	third, err := h.d.takeCaches(t.Context(), "cccccccccccc", cachesFull)
 	h.must(err)
 	if b, err := os.ReadFile(third); err != nil || string(b) != "first" || h.cacheDisks() != filepath.Base(third) {
 		t.Errorf("it is not what was given back: %q, %v", b, err)
 	}
 	h.must(h.d.giveCaches(third, nil))
-	fourth, err := h.d.takeCaches("dddddddddddd", sizeOnDisk(h.d.caches()))
+	fourth, err := h.d.takeCaches(t.Context(), "dddddddddddd", sizeOnDisk(h.d.caches()))
 	h.must(err)
 	if fi, err := os.Stat(fourth); err != nil || fi.Size() != cachesSize || h.cacheDisks() != filepath.Base(fourth) {
 		t.Errorf("a full one is not made anew: %v, %v", fi, err)
@@ -56,7 +56,7 @@ func TestCachesTaken(t *testing.T) {
 	if got := h.cacheDisks(); got != "" {
 		t.Errorf("nobody has it: %s", got)
 	}
-	_, err = h.d.takeCaches("eeeeeeeeeeee", cachesFull)
+	_, err = h.d.takeCaches(t.Context(), "eeeeeeeeeeee", cachesFull)
 	h.must(err)
 	h.must(h.d.giveCaches(h.d.cachesOf("eeeeeeeeeeee"), nil))
 	for _, c := range []struct {

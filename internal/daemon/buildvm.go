@@ -82,7 +82,7 @@ func (d *Daemon) bootBuilder(ctx context.Context, spec banger.VMSpec, caches boo
 		}
 	}()
 	if caches {
-		if v.caches, err = d.takeCaches(v.record().ID, cachesFull); err != nil {
+		if v.caches, err = d.takeCaches(ctx, v.record().ID, cachesFull); err != nil {
 			return nil, err
 		}
 	}
@@ -122,6 +122,12 @@ func (d *Daemon) rootOf(image banger.Image) (*tar.Header, error) {
 // close removes the machine.
 func (m *buildVM) close() error {
 	caches := ""
+	if m.v.caches != "" {
+		unlock, err := m.d.keys.Lock(m.d.life, cachesKey)
+		if err == nil {
+			defer unlock()
+		}
+	}
 	if m.client != nil {
 		caches = m.detachCaches()
 		_ = m.client.Close()
