@@ -272,7 +272,7 @@ func TestAgentRestart(t *testing.T) {
 		g.serve()
 		select {
 		case <-g.mux.CloseChan():
-		case <-time.After(5 * time.Second):
+		case <-time.After(30 * time.Second):
 			t.Fatalf("%q: the host does not notice", half)
 		}
 		g.attach(true)
