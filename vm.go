@@ -34,6 +34,17 @@ type VMSpec struct {
 	// KernelArgs are words for the kernel's command line, NAME or NAME=VALUE,
 	// behind banger's own and those of the kernel's record.
 	KernelArgs []string `json:"kernel_args,omitempty"`
+	// Env, WorkingDir and User are over the image's, for every command in the VM.
+	Env        []string `json:"env,omitempty"`         // NAME=value
+	WorkingDir string   `json:"working_dir,omitempty"` // absolute
+	User       string   `json:"user,omitempty"`        // user[:group], names or numbers
+	// Hostname is a DNS label; default: the VM's name.
+	Hostname string `json:"hostname,omitempty"`
+	// AuthorizedKeys are those who may come in by SSH beside the VM's owner, in
+	// the lines of authorized_keys.
+	AuthorizedKeys []string `json:"authorized_keys,omitempty"`
+	// Labels are for the user alone, and for filters.
+	Labels map[string]string `json:"labels,omitempty"`
 	// BootTimeout is how long a start waits for the guest to answer, in seconds.
 	BootTimeout int `json:"boot_timeout,omitempty"`
 }

@@ -81,13 +81,19 @@ func TestCommandOfAnImage(t *testing.T) {
 }
 
 func TestFilterVMs(t *testing.T) {
-	vms := []banger.VM{{Name: "a", State: banger.Running}, {Name: "b", State: banger.Stopped}}
-	got, err := filterVMs(vms, []string{"state=running"})
-	if err != nil || len(got) != 1 || got[0].Name != "a" {
-		t.Errorf("%v, %v", got, err)
+	vms := []banger.VM{{Name: "a", State: banger.Running}, {Name: "b", State: banger.Stopped, Spec: banger.VMSpec{Labels: map[string]string{"tier": "front", "x": ""}}}}
+	for filter, want := range map[string]string{
+		"state=running": "a", "label=tier": "b", "label=tier=front": "b", "label=tier=back": "", "label=x=": "b", "label=nope": "", "name=b": "b",
+	} {
+		got, err := filterVMs(vms, []string{filter})
+		if err != nil || (want == "") != (len(got) == 0) || len(got) > 0 && (len(got) > 1 || got[0].Name != want) {
+			t.Errorf("%s: %v, %v", filter, got, err)
+		}
 	}
-	if _, err := filterVMs(vms, []string{"colour=red"}); err == nil {
-		t.Error("an unknown filter was taken")
+	for _, bad := range []string{"colour=red", "label", "state"} {
+		if _, err := filterVMs(vms, []string{bad}); err == nil {
+			t.Errorf("the filter %s was taken", bad)
+		}
 	}
 }
 

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -34,15 +33,9 @@ func (f *sessionFlags) flags(cmd *cobra.Command) {
 // request makes the request for one command from the flags.
 func (f *sessionFlags) request(c *CLI) (agent.Request, error) {
 	r := agent.Request{Dir: f.dir, User: f.user, Stdout: c.Stdout, Stderr: c.Stderr}
-	for _, e := range f.env {
-		name, _, set := strings.Cut(e, "=")
-		if name == "" {
-			return r, usageError{fmt.Errorf("bad --env %q: want NAME=value or NAME", e), nil}
-		}
-		if !set {
-			e = name + "=" + c.Getenv(name)
-		}
-		r.Env = append(r.Env, e)
+	var err error
+	if r.Env, err = c.environment(f.env); err != nil {
+		return r, err
 	}
 	terminal := isTerminal(c.Stdin)
 	r.TTY = f.tty || (terminal && isTerminal(c.Stdout))

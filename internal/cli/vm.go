@@ -22,6 +22,7 @@ func (c *CLI) vmCommand() *cobra.Command {
 
 func (c *CLI) vmCreateCommand() *cobra.Command {
 	var spec specFlags
+	var guest guestFlags
 	var noStart bool
 	cmd := &cobra.Command{
 		Use:   "create --image IMAGE",
@@ -40,6 +41,9 @@ goes wrong, nothing is left of it. IMAGE is found as by "banger run".`,
 			if s.Image == "" {
 				return usageError{errors.New("no --image given"), cmd}
 			}
+			if err := guest.fill(c, &s); err != nil {
+				return err
+			}
 			return c.call(cmd.Context(), func(client *banger.Client) error {
 				show, done := c.progress()
 				vm, err := client.VMCreate(cmd.Context(), banger.VMCreateRequest{Spec: s, NoStart: noStart}, show)
@@ -52,6 +56,7 @@ goes wrong, nothing is left of it. IMAGE is found as by "banger run".`,
 		},
 	}
 	spec.flags(cmd, c)
+	guest.flags(cmd, &spec.spec)
 	cmd.Flags().StringVar(&spec.spec.Image, "image", "", "image to make the VM from")
 	cmd.Flags().BoolVar(&noStart, "no-start", false, "create it only")
 	cmd.Flags().StringVar(&spec.spec.Restart, "restart", "", "start it again when it ends unasked: no, on-failure or always (default no)")
@@ -134,7 +139,7 @@ func (c *CLI) psCommand() *cobra.Command {
 		},
 	}
 	l.flags(cmd)
-	cmd.Flags().StringArrayVar(&filters, "filter", nil, "only those with state=, image= or name=; may be repeated")
+	cmd.Flags().StringArrayVar(&filters, "filter", nil, "only those with state=, image=, name= or label=NAME[=value]; may be repeated")
 	return cmd
 }
 
@@ -145,8 +150,17 @@ next:
 		for _, f := range filters {
 			key, want, ok := strings.Cut(f, "=")
 			have, known := map[string]string{"state": string(v.State), "image": v.Spec.Image, "name": v.Name}[key]
+			if key == "label" && ok {
+				label, value, exact := strings.Cut(want, "=")
+				if have, known = v.Spec.Labels[label]; !known {
+					continue next
+				}
+				if want = value; !exact {
+					want = have
+				}
+			}
 			if !ok || !known {
-				return nil, fmt.Errorf("bad filter %q: want state=, image= or name=", f)
+				return nil, fmt.Errorf("bad filter %q: want state=, image=, name= or label=", f)
 			}
 			if have != want {
 				continue next

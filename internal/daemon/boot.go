@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -12,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -235,9 +237,10 @@ func (d *Daemon) helloConfig(rec banger.VM, image banger.Image) (hello.Config, e
 	}
 	machineID := sha256.Sum256([]byte("banger machine-id " + rec.ID))
 	return hello.Config{
-		Version: d.Version.Version, ID: rec.ID, Hostname: rec.Name, MachineID: hex.EncodeToString(machineID[:16]),
-		HostKey: string(private), AuthorizedKeys: []string{string(ssh.MarshalAuthorizedKey(user.PublicKey()))},
-		Init: rec.Spec.Init, Env: image.Config.Env, WorkingDir: image.Config.WorkingDir, User: image.Config.User,
+		Version: d.Version.Version, ID: rec.ID, Hostname: hostname(rec.Spec), MachineID: hex.EncodeToString(machineID[:16]),
+		HostKey: string(private), AuthorizedKeys: append([]string{string(ssh.MarshalAuthorizedKey(user.PublicKey()))}, rec.Spec.AuthorizedKeys...),
+		Init: rec.Spec.Init, Env: slices.Concat(image.Config.Env, rec.Spec.Env),
+		WorkingDir: cmp.Or(rec.Spec.WorkingDir, image.Config.WorkingDir), User: cmp.Or(rec.Spec.User, image.Config.User),
 	}, nil
 }
 
@@ -257,7 +260,7 @@ func addNetwork(spec *shim.Spec, kernel banger.Kernel, vm banger.VMSpec) error {
 	spec.Hello.Net = &hello.Net{MAC: u.MAC.String(), Address: u.Guest.String(), Gateway: u.Gateway.String(),
 		DNS: []string{u.DNS.String()}, Search: u.Search}
 	if kernel.Features["ip_pnp"] == "builtin" && kernel.Features["virtio_net"] == "builtin" {
-		spec.Machine.Cmdline = append(spec.Machine.Cmdline, u.KernelWord(vm.Name))
+		spec.Machine.Cmdline = append(spec.Machine.Cmdline, u.KernelWord(hostname(vm)))
 	}
 	return nil
 }
