@@ -69,6 +69,7 @@ var rules = []rule{
 	{pkg: "cmd/banger", may: []string{"*"}},
 
 	{pkg: "internal/e2e", may: []string{".", "internal/state", "internal/hello", "internal/oci", "internal/rootfs", "internal/shim", "internal/agent"}, why: blackBox},
+	{pkg: "internal/e2e/rawport", may: []string{"internal/guest/sshd", "internal/hello"}, why: inside},
 	{pkg: "internal/e2e/rootlist", why: "it runs in guests, whatever is in them"},
 	{pkg: "internal/architecture", why: "rules judge the others from outside"},
 	{pkg: "kernels", why: "it is data for a script"},

@@ -17,6 +17,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -57,9 +58,12 @@ func BenchmarkRun(b *testing.B) {
 	})
 }
 
-func benchmarkRun(b *testing.B, h *host, kernel string) {
+// model makes the VM model, boots it once, and gives QEMU's command line and
+// what its shim was told.
+func model(b *testing.B, h *host, flags ...string) (argv []string, spec shim.Spec) {
+	b.Helper()
 	l := h.layout(b)
-	if out, err := h.banger("vm", "create", "--image", "debian-bookworm", "--kernel", kernel, "--name", "model").CombinedOutput(); err != nil {
+	if out, err := h.banger(append([]string{"vm", "create", "--image", "debian-bookworm", "--name", "model"}, flags...)...).CombinedOutput(); err != nil {
 		b.Fatalf("%v: %s", err, out)
 	}
 	client := &banger.Client{Socket: l.Socket()}
@@ -72,14 +76,18 @@ func benchmarkRun(b *testing.B, h *host, kernel string) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	argv := strings.Split(strings.TrimSuffix(string(cmdline), "\x00"), "\x00")
-	var spec shim.Spec
+	argv = strings.Split(strings.TrimSuffix(string(cmdline), "\x00"), "\x00")
 	if err := state.ReadRecord(filepath.Join(l.VM(vm.ID), state.BootFile), &spec); err != nil {
 		b.Fatal(err)
 	}
 	if out, err := h.banger("vm", "stop", "--force", "model").CombinedOutput(); err != nil {
 		b.Fatalf("%v: %s", err, out)
 	}
+	return argv, spec
+}
+
+func benchmarkRun(b *testing.B, h *host, kernel string) {
+	argv, spec := model(b, h, "--kernel", kernel)
 	var whole, raw, boot []time.Duration
 	for b.Loop() {
 		for range rounds {
@@ -110,6 +118,18 @@ func benchmarkRun(b *testing.B, h *host, kernel string) {
 // rawBoot starts QEMU alone and plays the host for its guest until the agent answers.
 func rawBoot(b *testing.B, argv []string, spec shim.Spec) time.Duration {
 	b.Helper()
+	start := time.Now()
+	_, stop := rawMachine(b, argv, spec, nil)
+	took := time.Since(start)
+	stop()
+	return took
+}
+
+// rawMachine starts QEMU alone, with a new disk of its own and other files in the
+// place of some, and plays the host for its guest until the agent answers: its
+// port then is the stream. The machine ends with the benchmark if not before.
+func rawMachine(b *testing.B, argv []string, spec shim.Spec, other map[string]string) (st hello.Stream, stop func()) {
+	b.Helper()
 	dir := b.TempDir()
 	disk := filepath.Join(dir, "disk.img")
 	if err := rootfs.Empty(disk, 10<<30); err != nil {
@@ -118,8 +138,10 @@ func rawBoot(b *testing.B, argv []string, spec shim.Spec) time.Duration {
 	argv = slices.Clone(argv)
 	for i := range argv {
 		argv[i] = strings.ReplaceAll(argv[i], spec.Machine.Disks[2].Path, disk)
+		for from, to := range other {
+			argv[i] = strings.ReplaceAll(argv[i], from, to)
+		}
 	}
-	start := time.Now()
 	var files []*os.File
 	for _, name := range []string{"qmp", "port"} {
 		l, err := net.ListenUnix("unix", &net.UnixAddr{Name: filepath.Join(dir, name)})
@@ -139,20 +161,23 @@ func rawBoot(b *testing.B, argv []string, spec shim.Spec) time.Duration {
 	if err := cmd.Start(); err != nil {
 		b.Fatal(err)
 	}
-	defer func() {
+	conn, err := net.Dial("unix", filepath.Join(dir, "port"))
+	stop = sync.OnceFunc(func() {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
-	}()
-	conn, err := net.Dial("unix", filepath.Join(dir, "port"))
+		if conn != nil {
+			_ = conn.Close()
+		}
+	})
+	b.Cleanup(stop)
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer conn.Close()
 	answer := &hello.Host{Config: func(context.Context, string) (hello.Config, error) { return spec.Hello, nil }}
-	if _, err := answer.Answer(b.Context(), conn); err != nil {
+	if st, err = answer.Answer(b.Context(), conn); err != nil {
 		b.Fatal(err)
 	}
-	return time.Since(start)
+	return st, stop
 }
 
 // BenchmarkCreate is the daemon's time to create a VM with a disk of 10 GiB,
