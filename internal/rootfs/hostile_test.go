@@ -189,6 +189,23 @@ func TestHostile(t *testing.T) {
 			wantRefused(t, []Layer{layerOf(c.tar)}, c.l, banger.Invalid, c.want)
 		})
 	}
+	for name, layers := range map[string][][]string{
+		"above the root":                {{"d d", "l d/a ../../../../etc"}, {"f d/a/x 1"}},
+		"above the root, in one layer":  {{"l a ..", "f a/x 1"}},
+		"above the root, then absolute": {{"l a /../etc"}, {"f a/x 1"}},
+		"through another one":           {{"l a /", "l b a/../etc"}, {"f b/x 1"}},
+		"for a whiteout":                {{"l a ../etc"}, {"f a/.wh.x"}},
+		"for the target of a hard link": {{"l a ../etc", "f etc/x 1"}, {"h y a/x"}},
+	} {
+		t.Run("a symlink "+name, func(t *testing.T) {
+			t.Parallel()
+			var tars [][]byte
+			for _, l := range layers {
+				tars = append(tars, tarOf(t, l...))
+			}
+			wantRefused(t, layersOf(tars), Limits{}, banger.Invalid, "unsafe symlink")
+		})
+	}
 	t.Run("too many layers", func(t *testing.T) {
 		wantRefused(t, layersOf(make([][]byte, 128)), Limits{}, banger.Invalid, "the image has 128 layers, more than 127")
 	})

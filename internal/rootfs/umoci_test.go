@@ -74,7 +74,11 @@ func (r randomTree) entry(hides bool) string {
 	case n < 11:
 		return put('d', fmt.Sprintf("d%04o %s", 0o700+r.IntN(0o100), name))
 	case n < 13:
-		return put('l', "l "+name+" "+[]string{"a", "b", "/b", "../a", "c/a", "nowhere"}[r.IntN(6)])
+		target := []string{"a", "b", "/b", "../a", "c/a", "nowhere"}[r.IntN(6)]
+		if dir == "" {
+			target = strings.TrimPrefix(target, "../") // umoci stays at the root, we refuse it
+		}
+		return put('l', "l "+name+" "+target)
 	case n < 15:
 		for _, target := range slices.Sorted(maps.Keys(r.kinds)) {
 			if k := r.kinds[target]; k != 'd' && target != name && r.IntN(2) == 0 {

@@ -8,8 +8,10 @@ const (
 	maxSteps = 1024
 )
 
-// walk finds a directory in the tree as the kernel would in a chroot:
-// symlinks are followed, and neither they nor ".." lead out of the root.
+// walk finds a directory in the tree as the kernel would in a chroot: symlinks
+// are followed, absolute ones from the root. One that leads above the root is
+// refused: other tools would stay at the root there, and an image for which
+// that matters means something else, or nothing good.
 // OCI image-spec v1.1 leaves open what an entry below a symlink means; layers
 // of distributions rely on lib/x reaching usr/lib/x.
 type walk struct {
@@ -37,9 +39,10 @@ func (w *walk) dir(name string) (*node, error) {
 		case "", ".":
 			continue
 		case "..":
-			if len(names) > 0 {
-				stack, names = stack[:len(stack)-1], names[:len(names)-1]
+			if len(names) == 0 { // no name of an entry holds one: it is a symlink's
+				return nil, invalid("unsafe symlink: its parent leads out of the root")
 			}
+			stack, names = stack[:len(stack)-1], names[:len(names)-1]
 			continue
 		}
 		kid := top.kids[part]
