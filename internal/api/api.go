@@ -61,14 +61,13 @@ func List[In, Item any](name string, f func(context.Context, In) ([]Item, error)
 		}
 		w.Header().Set("Content-Type", "application/json")
 		out := bufio.NewWriterSize(w, listPart)
+		enc := json.NewEncoder(out)
 		separator := byte('[')
 		for _, item := range items {
-			b, err := json.Marshal(item)
-			if err != nil {
+			_ = out.WriteByte(separator) // the error stays until Flush
+			if err := enc.Encode(item); err != nil {
 				return err
 			}
-			_ = out.WriteByte(separator) // the error stays until Flush
-			_, _ = out.Write(b)
 			separator = ','
 		}
 		if separator == '[' {

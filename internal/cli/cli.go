@@ -122,6 +122,9 @@ func (c *CLI) exitCode(err error) int {
 
 // visible is text of unknown origin as it may be shown: without control bytes.
 func visible(s string) string {
+	if !strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r >= 0x7f }) {
+		return s // as most do; a list has thousands
+	}
 	return strings.Map(func(r rune) rune {
 		if r < ' ' && r != '\n' && r != '\t' || r == 0x7f || r >= 0x80 && r < 0xa0 {
 			return '?'

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -160,13 +161,13 @@ func age(t time.Time) string {
 	d := time.Since(t)
 	switch {
 	case d < time.Minute:
-		return fmt.Sprintf("%ds", max(0, int(d.Seconds())))
+		return strconv.Itoa(max(0, int(d.Seconds()))) + "s"
 	case d < time.Hour:
-		return fmt.Sprintf("%dm", int(d.Minutes()))
+		return strconv.Itoa(int(d.Minutes())) + "m"
 	case d < 48*time.Hour:
-		return fmt.Sprintf("%dh", int(d.Hours()))
+		return strconv.Itoa(int(d.Hours())) + "h"
 	}
-	return fmt.Sprintf("%dd", int(d.Hours()/24))
+	return strconv.Itoa(int(d.Hours()/24)) + "d"
 }
 
 // size is a number of bytes in the largest binary unit that leaves at least 1.
@@ -178,9 +179,9 @@ func size(n int64) string {
 		unit++
 	}
 	if unit == 0 || f >= 100 || f == float64(int64(f)) {
-		return fmt.Sprintf("%.0f %s", f, units[unit])
+		return strconv.FormatFloat(f, 'f', 0, 64) + " " + units[unit]
 	}
-	return fmt.Sprintf("%.1f %s", f, units[unit])
+	return strconv.FormatFloat(f, 'f', 1, 64) + " " + units[unit]
 }
 
 // sizeFlag is a flag that takes 512, 512M or 1.5G: bytes, or binary units.
