@@ -21,7 +21,7 @@ import (
 // the program wrote its last words needs a moment), at most for drainMax;
 // then the exit status goes out and the output is closed.
 const (
-	drainQuiet = 200 * time.Millisecond
+	drainQuiet = 500 * time.Millisecond // emulated, on a busy host
 	drainMax   = 2 * time.Second
 	// hangUpGrace is what a program gets between SIGHUP, as its client is
 	// gone, and SIGKILL. When the agent ends there is no time for more.
