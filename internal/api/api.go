@@ -78,6 +78,23 @@ func List[In, Item any](name string, f func(context.Context, In) ([]Item, error)
 	}}
 }
 
+// Encoded is Unary for an answer that is JSON already.
+func Encoded[In any](name string, f func(context.Context, In) ([]byte, error)) Route {
+	return Route{name, func(w http.ResponseWriter, r *http.Request) error {
+		in, err := decode[In](w, r)
+		if err != nil {
+			return err
+		}
+		b, err := f(r.Context(), in)
+		if err != nil {
+			return err
+		}
+		w.Header().Set("Content-Type", "application/json")
+		_, err = w.Write(b)
+		return err
+	}}
+}
+
 // Stream makes the route of long work: JSON lines of progress, then one result
 // or error. A client that goes away ends the work's context.
 func Stream[In, Out any](name string, f func(context.Context, In, func(banger.Progress)) (Out, error)) Route {

@@ -33,9 +33,10 @@ type Daemon struct {
 	Driver  vmm.Driver
 	Log     *slog.Logger
 
-	kernels kernelcat.Local
-	images  state.Store[banger.Image]
-	disks   state.Store[banger.VM]
+	kernels       kernelcat.Local
+	kernelsListed atomic.Pointer[listed]
+	images        state.Store[banger.Image]
+	disks         state.Store[banger.VM]
 
 	kernelBooks catalogs.Library[kernelcat.CatEntry]
 	imageBooks  catalogs.Library[imagecat.Entry]
@@ -212,7 +213,7 @@ func (d *Daemon) routes() []api.Route {
 		api.Unary("kernel.catalog", d.kernelCatalog),
 		api.Unary("kernel.delete", d.kernelDelete),
 		api.Stream("kernel.import", long(d, d.kernelImport)),
-		api.List("kernel.list", d.kernelList),
+		api.Encoded("kernel.list", d.kernelList),
 		api.Stream("kernel.pull", long(d, d.kernelPull)),
 		api.Unary("kernel.show", d.kernelShow),
 		api.Stream("kernel.verify", long(d, d.kernelVerify)),

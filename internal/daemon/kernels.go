@@ -3,6 +3,7 @@ package daemon
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"os"
 
 	"banger"
@@ -15,12 +16,31 @@ import (
 // defaultKernel is used where neither the VM nor its image names one.
 const defaultKernel = "debian-6.1"
 
-func (d *Daemon) kernelList(context.Context, none) ([]banger.Kernel, error) {
-	list, err := d.kernels.List()
+// listed is an answer to kernel.list, and of which version of the store.
+type listed struct {
+	version uint64
+	json    []byte
+}
+
+// kernelList keeps its last answer: to make it of a thousand records costs more
+// than all else that a list needs.
+func (d *Daemon) kernelList(context.Context, none) ([]byte, error) {
+	list, version, err := d.kernels.ListVersion()
+	if err != nil {
+		return nil, err
+	}
+	if last := d.kernelsListed.Load(); last != nil && last.version == version {
+		return last.json, nil
+	}
 	for i := range list {
 		list[i].Features = nil
 	}
-	return list, err
+	b, err := json.Marshal(list)
+	if err != nil {
+		return nil, err
+	}
+	d.kernelsListed.Store(&listed{version, b})
+	return b, nil
 }
 
 func (d *Daemon) kernelShow(_ context.Context, r banger.NameRequest) (banger.Kernel, error) {

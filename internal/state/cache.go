@@ -21,7 +21,8 @@ import (
 type Cache[T any] struct {
 	mu      sync.Mutex
 	watcher watcher
-	known   bool // names are those of the store
+	version uint64 // of the last list
+	known   bool   // names are those of the store
 	names   []string
 	records map[string]*cached[T]
 }
@@ -37,17 +38,18 @@ type cached[T any] struct {
 const watched = unix.IN_CREATE | unix.IN_DELETE | unix.IN_MOVED_FROM | unix.IN_MOVED_TO | unix.IN_MODIFY | unix.IN_ATTRIB |
 	unix.IN_DELETE_SELF | unix.IN_MOVE_SELF | unix.IN_ONLYDIR | unix.IN_DONT_FOLLOW
 
-// list is Store.List for a store with a cache.
-func (c *Cache[T]) list(s Store[T]) ([]T, error) {
+// list is Store.ListVersion for a store with a cache.
+func (c *Cache[T]) list(s Store[T]) ([]T, uint64, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.update(s.Dir)
 	if !c.known {
 		names, err := s.Names()
 		if err != nil {
-			return nil, err
+			return nil, 0, err
 		}
 		c.rename(names)
+		c.version++
 	}
 	list := make([]T, 0, len(c.names))
 	for _, name := range c.names {
@@ -56,6 +58,7 @@ func (c *Cache[T]) list(s Store[T]) ([]T, error) {
 			list = append(list, r.value)
 			continue
 		}
+		c.version++
 		if r.watch == 0 {
 			r.watch = c.watcher.add(s.Path(name)) // before it is read
 		}
@@ -68,7 +71,7 @@ func (c *Cache[T]) list(s Store[T]) ([]T, error) {
 		}
 		list = append(list, v)
 	}
-	return list, nil
+	return list, c.version, nil
 }
 
 // update forgets what has changed since the last look.

@@ -53,6 +53,20 @@ func TestCacheReadsOnlyWhatChanged(t *testing.T) {
 	}
 	list("a b c d", "a b c d")
 	list("", "a b c d")
+	version := func() uint64 {
+		t.Helper()
+		_, v, err := s.ListVersion()
+		try(err)
+		return v
+	}
+	first := version()
+	if first == 0 || version() != first {
+		t.Error("the version changes by itself")
+	}
+	try(WriteRecord(s.Path("a", s.File), record{Name: "a", Value: 0}))
+	if version() == first {
+		t.Error("the version is that of another list")
+	}
 
 	try(WriteRecord(s.Path("a", s.File), record{Name: "A", Value: 0}))
 	try(os.Remove(s.Path("b", "vmlinux")))

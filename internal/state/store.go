@@ -94,7 +94,8 @@ func (s Store[T]) Names() ([]string, error) {
 // List reads every record; a bad one is listed with its problem.
 func (s Store[T]) List() ([]T, error) {
 	if s.Cache != nil {
-		return s.Cache.list(s)
+		list, _, err := s.Cache.list(s)
+		return list, err
 	}
 	names, err := s.Names()
 	if err != nil {
@@ -110,6 +111,10 @@ func (s Store[T]) List() ([]T, error) {
 	}
 	return list, nil
 }
+
+// ListVersion is List for a store with a cache. Lists of the same version, which
+// is never 0, are the same.
+func (s Store[T]) ListVersion() (list []T, version uint64, err error) { return s.Cache.list(s) }
 
 // read is Get, with what stands for a bad record.
 func (s Store[T]) read(name string) (T, error) {
