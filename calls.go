@@ -92,9 +92,15 @@ type Driver struct {
 	Problem     string `json:"problem,omitempty"` // why it cannot be used
 }
 
+// KernelListRequest asks for the kernels of the store.
+type KernelListRequest struct {
+	// Brief leaves out what no table shows: checksums, arguments, catalogs.
+	Brief bool `json:"brief,omitempty"`
+}
+
 // KernelList lists the kernels of the store, also those with a bad record.
-func (c *Client) KernelList(ctx context.Context) ([]Kernel, error) {
-	return callList[Kernel](ctx, c, "kernel.list")
+func (c *Client) KernelList(ctx context.Context, r KernelListRequest) ([]Kernel, error) {
+	return callList[Kernel](ctx, c, "kernel.list", r)
 }
 
 // KernelCatalog lists what KernelPull can get by name. All catalogs are asked;
@@ -134,7 +140,7 @@ func (c *Client) KernelDelete(ctx context.Context, r NameRequest) error {
 
 // VMList lists the VMs, also those with a bad record.
 func (c *Client) VMList(ctx context.Context) ([]VM, error) {
-	return callList[VM](ctx, c, "vm.list")
+	return callList[VM](ctx, c, "vm.list", nil)
 }
 
 // VMShow describes one VM. Kinds: not_found, invalid (ambiguous ID prefix).

@@ -51,8 +51,8 @@ func (c *Client) Call(ctx context.Context, name string, in, out any) error {
 
 // callList is Call for an answer that is a list. It is decoded while it comes,
 // one item after the other, and never in memory as a whole.
-func callList[T any](ctx context.Context, c *Client, name string) ([]T, error) {
-	resp, err := c.post(ctx, name, nil)
+func callList[T any](ctx context.Context, c *Client, name string, in any) ([]T, error) {
+	resp, err := c.post(ctx, name, in)
 	if err != nil {
 		return nil, err
 	}

@@ -71,7 +71,7 @@ type ImagePruneRequest struct {
 
 // ImageList lists the images of the store, also those with a bad record.
 func (c *Client) ImageList(ctx context.Context) ([]Image, error) {
-	return callList[Image](ctx, c, "image.list")
+	return callList[Image](ctx, c, "image.list", nil)
 }
 
 // ImageCatalog lists what ImagePull knows by name. All catalogs are asked; those

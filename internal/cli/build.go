@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 
 	"github.com/spf13/cobra"
 
@@ -142,11 +143,11 @@ func (f *buildFlags) context(r *banger.ImageBuildRequest, c *CLI, a []string) (e
 }
 
 // notInName is what names of images do not have.
-var notInName = regexp.MustCompile(`[^a-z0-9._-]+`)
+var notInName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`[^a-z0-9._-]+`) })
 
 // nameOfFolder makes a name of an image of that of a folder; empty if it has none.
 func nameOfFolder(path string) string {
-	return strings.Trim(notInName.ReplaceAllString(strings.ToLower(filepath.Base(path)), "-"), "-._")
+	return strings.Trim(notInName().ReplaceAllString(strings.ToLower(filepath.Base(path)), "-"), "-._")
 }
 
 // buildArgs reads NAME=VALUE, or NAME, whose value is the environment's.

@@ -40,7 +40,10 @@ func (c *CLI) completeImages(*cobra.Command, []string, string) ([]string, cobra.
 }
 
 func (c *CLI) completeKernels(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
-	return complete(c, (*banger.Client).KernelList, func(k banger.Kernel) string { return k.Name })
+	list := func(client *banger.Client, ctx context.Context) ([]banger.Kernel, error) {
+		return client.KernelList(ctx, banger.KernelListRequest{Brief: true})
+	}
+	return complete(c, list, func(k banger.Kernel) string { return k.Name })
 }
 
 // completeOffers offers what banger kernel pull knows by name.

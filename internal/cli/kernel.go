@@ -125,7 +125,7 @@ func (c *CLI) kernelLsCommand() *cobra.Command {
 						return o.Name, o.Catalog, []string{cmp.Or(o.KernelVersion, "-"), o.Arch, offerSize(o.Size), o.State, o.Description}
 					})
 				}
-				kernels, err := client.KernelList(cmd.Context())
+				kernels, err := client.KernelList(cmd.Context(), banger.KernelListRequest{Brief: l.format == "table" && !c.json})
 				if err != nil {
 					return err
 				}

@@ -123,7 +123,7 @@ func TestKernelLists(t *testing.T) {
 		api.Unary("kernel.catalog", func(context.Context, struct{}) (banger.Offers[banger.KernelOffer], error) {
 			return banger.Offers[banger.KernelOffer]{Offers: offers}, nil
 		}),
-		api.List("kernel.list", func(context.Context, struct{}) ([]banger.Kernel, error) { return kernels, nil }))
+		api.List("kernel.list", func(context.Context, banger.KernelListRequest) ([]banger.Kernel, error) { return kernels, nil }))
 	for line, want := range map[string]string{
 		"kernel ls --available": `NAME +VERSION +ARCH +SIZE +STATE +DESCRIPTION
 debian-6\.1 +- +x86_64 +- +available +from the package

@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"banger"
 	"banger/internal/catalogs"
@@ -106,11 +107,11 @@ func tellStale(o catalogs.Origin, stale error, p progress) {
 }
 
 // qualified is CATALOG/NAME, with the grammars of the two.
-var qualified = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]*/[A-Za-z0-9_][A-Za-z0-9._-]*$`)
+var qualified = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-z0-9][a-z0-9_-]*/[A-Za-z0-9_][A-Za-z0-9._-]*$`) })
 
 // localName is the name here of what NAME or CATALOG/NAME leads to.
 func localName(name string) string {
-	if qualified.MatchString(name) {
+	if qualified().MatchString(name) {
 		_, name, _ = strings.Cut(name, "/")
 	}
 	return name

@@ -33,10 +33,10 @@ type Daemon struct {
 	Driver  vmm.Driver
 	Log     *slog.Logger
 
-	kernels       kernelcat.Local
-	kernelsListed atomic.Pointer[listed]
-	images        state.Store[banger.Image]
-	disks         state.Store[banger.VM]
+	kernels                     kernelcat.Local
+	kernelsListed, kernelsBrief atomic.Pointer[listed]
+	images                      state.Store[banger.Image]
+	disks                       state.Store[banger.VM]
 
 	kernelBooks catalogs.Library[kernelcat.CatEntry]
 	imageBooks  catalogs.Library[imagecat.Entry]

@@ -5,6 +5,7 @@ import (
 	"path"
 	"regexp"
 	"strings"
+	"sync"
 	"unicode"
 
 	"golang.org/x/crypto/ssh"
@@ -22,7 +23,7 @@ const (
 	maxLabel     = 256 // bytes of a value
 )
 
-var labelName = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._/-]*[A-Za-z0-9])?$`)
+var labelName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._/-]*[A-Za-z0-9])?$`) })
 
 // hostname is the guest's name for itself.
 func hostname(s banger.VMSpec) string { return cmp.Or(s.Hostname, s.Name) }
@@ -68,7 +69,7 @@ func checkLabels(labels map[string]string) error {
 		return banger.Errorf(banger.Invalid, "%d labels: want at most %d", len(labels), maxLabels)
 	}
 	for name, value := range labels {
-		if len(name) > 128 || !labelName.MatchString(name) {
+		if len(name) > 128 || !labelName().MatchString(name) {
 			return banger.Errorf(banger.Invalid, "bad label %q", name).WithHint("use letters, digits, dots, hyphens, underscores and slashes")
 		}
 		if len(value) > maxLabel || !isText(value) {

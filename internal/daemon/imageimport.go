@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"time"
 
 	"banger"
@@ -239,7 +240,9 @@ func (d *Daemon) spool(ctx context.Context, in io.Reader, p progress) (*os.File,
 }
 
 // ends are those of names of files that say nothing of what is in them.
-var ends = regexp.MustCompile(`(?i)(\.(tar|tgz|txz|tzst|tbz2|gz|zst|xz|bz2|img|raw|ext[234]|erofs|oci|rootfs))+$`)
+var ends = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`(?i)(\.(tar|tgz|txz|tzst|tbz2|gz|zst|xz|bz2|img|raw|ext[234]|erofs|oci|rootfs))+$`)
+})
 
 // defaultName is a name for the image, or nothing.
 func (s *importSource) defaultName(path string) string {
@@ -248,7 +251,7 @@ func (s *importSource) defaultName(path string) string {
 			return name
 		}
 	}
-	name := ends.ReplaceAllString(filepath.Base(path), "")
+	name := ends().ReplaceAllString(filepath.Base(path), "")
 	if path == "" || state.ValidateName("image", name) != nil {
 		return ""
 	}

@@ -14,6 +14,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"banger"
@@ -177,13 +178,13 @@ func (d *Daemon) imageOrder(ctx context.Context, r banger.ImagePullRequest, p pr
 }
 
 // bareName is the grammar of names in image catalogs.
-var bareName = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]*$`)
+var bareName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-z0-9][a-z0-9._-]*$`) })
 
 // mayBeListed reports whether a reference can be NAME or CATALOG/NAME, and which
 // of the two: the latter only where the configuration has such a catalog.
 func (d *Daemon) mayBeListed(ref string) (listed, isQualified bool, err error) {
-	if !qualified.MatchString(ref) {
-		return bareName.MatchString(ref), false, nil
+	if !qualified().MatchString(ref) {
+		return bareName().MatchString(ref), false, nil
 	}
 	q, _, _ := strings.Cut(ref, "/")
 	origins, err := d.imageBooks.Origins()

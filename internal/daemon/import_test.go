@@ -109,7 +109,10 @@ func TestKernelImportMistakes(t *testing.T) {
 	if !errors.Is(err, errGone) && !banger.IsKind(err, banger.Canceled) {
 		t.Errorf("given up: %v", err)
 	}
-	if list, err := h.client.KernelList(t.Context()); err != nil || len(list) != 1 {
+	if list, err := h.client.KernelList(t.Context(), banger.KernelListRequest{Brief: true}); err != nil || len(list) != 1 || list[0].Name != "kernel" {
+		t.Errorf("brief: %+v, %v", list, err)
+	}
+	if list, err := h.client.KernelList(t.Context(), banger.KernelListRequest{}); err != nil || len(list) != 1 {
 		t.Errorf("there is %v, %v", list, err)
 	}
 	h.clean()
@@ -154,7 +157,7 @@ func TestKernelImportCrash(t *testing.T) {
 		t.Errorf("killed at another step: %v", left)
 	}
 	h.open()
-	if list, err := h.client.KernelList(t.Context()); err != nil || len(list) != 1 {
+	if list, err := h.client.KernelList(t.Context(), banger.KernelListRequest{}); err != nil || len(list) != 1 {
 		t.Errorf("there is %v, %v", list, err)
 	}
 	h.clean()

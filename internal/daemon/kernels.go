@@ -24,22 +24,30 @@ type listed struct {
 
 // kernelList keeps its last answer: to make it of a thousand records costs more
 // than all else that a list needs.
-func (d *Daemon) kernelList(context.Context, none) ([]byte, error) {
+func (d *Daemon) kernelList(_ context.Context, r banger.KernelListRequest) ([]byte, error) {
 	list, version, err := d.kernels.ListVersion()
 	if err != nil {
 		return nil, err
 	}
-	if last := d.kernelsListed.Load(); last != nil && last.version == version {
+	answer := &d.kernelsListed
+	if r.Brief {
+		answer = &d.kernelsBrief
+	}
+	if last := answer.Load(); last != nil && last.version == version {
 		return last.json, nil
 	}
-	for i := range list {
+	for i, k := range list {
 		list[i].Features = nil
+		if r.Brief {
+			list[i] = banger.Kernel{Name: k.Name, Arch: k.Arch, KernelVersion: k.KernelVersion, Source: k.Source, ImportedAt: k.ImportedAt,
+				Size: k.Size, Problem: k.Problem}
+		}
 	}
 	b, err := json.Marshal(list)
 	if err != nil {
 		return nil, err
 	}
-	d.kernelsListed.Store(&listed{version, b})
+	answer.Store(&listed{version, b})
 	return b, nil
 }
 

@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -19,7 +20,7 @@ import (
 
 // vmID is the grammar of the IDs that newID makes. Nothing else is ever looked
 // for in the run directory, which is also the place of the daemon's socket.
-var vmID = regexp.MustCompile(`^[0-9a-f]{12}$`)
+var vmID = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[0-9a-f]{12}$`) })
 
 // endMachine kills whatever is left of a VM's machine and removes its run
 // directory: the processes of the record, and those that listen on a socket in
@@ -32,7 +33,7 @@ func (d *Daemon) endMachine(rec banger.VM) error {
 		// next machine may already need.
 		errs = append(errs, killProcess(rec.Machine.Shim), killProcess(rec.Machine.VMM))
 	}
-	if !vmID.MatchString(rec.ID) {
+	if !vmID().MatchString(rec.ID) {
 		return errors.Join(errs...)
 	}
 	dir := d.Layout.VMRun(rec.ID)

@@ -309,7 +309,7 @@ func TestPullFromSilence(t *testing.T) {
 		ended <- err
 	}()
 	<-server.sent
-	if list, err := h.client.KernelList(t.Context()); err != nil || len(list) != 1 {
+	if list, err := h.client.KernelList(t.Context(), banger.KernelListRequest{}); err != nil || len(list) != 1 {
 		t.Errorf("list: %v, %v", list, err)
 	}
 	h.close()

@@ -5,6 +5,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
 	"github.com/moby/buildkit/frontend/dockerfile/parser"
@@ -199,7 +200,7 @@ func checkMode(mode string) error {
 	return nil
 }
 
-var checksumGrammar = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
+var checksumGrammar = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^sha256:[0-9a-f]{64}$`) })
 
 // addFiles resolves an ADD.
 func (s *stageBuilder) addFiles(c *instructions.AddCommand) (any, error) {
@@ -229,7 +230,7 @@ func (s *stageBuilder) addFiles(c *instructions.AddCommand) (any, error) {
 	switch {
 	case c.Checksum != "" && op.URL == "":
 		return nil, unsupported("ADD --checksum of what is not a URL")
-	case c.Checksum != "" && !checksumGrammar.MatchString(c.Checksum):
+	case c.Checksum != "" && !checksumGrammar().MatchString(c.Checksum):
 		return nil, invalid("--checksum=%.80q: want sha256: and 64 hex digits", c.Checksum)
 	}
 	return op, s.files(op, local)

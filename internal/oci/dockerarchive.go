@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"banger"
 )
@@ -60,7 +61,7 @@ func (a *Archive) dockerImage(_ context.Context, ref string, want platform, m *m
 	if d.config, err = a.document(e.Config, maxConfig); err != nil {
 		return nil, err
 	}
-	if id := configID.FindStringSubmatch(e.Config); id != nil {
+	if id := configID().FindStringSubmatch(e.Config); id != nil {
 		if got := digestOfBytes(d.config); got != "sha256:"+id[1] {
 			return nil, wrongBytes(&archiveStore{}, 0, got, 0, "sha256:"+id[1])
 		}
@@ -101,7 +102,7 @@ func (a *Archive) layerSize(path string) (int64, error) {
 
 // configID finds the digest in a config's path: HEX.json, sha256:HEX, or
 // blobs/sha256/HEX, by who wrote the archive.
-var configID = regexp.MustCompile(`(?:^|/|sha256:)([0-9a-f]{64})(?:\.json)?$`)
+var configID = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`(?:^|/|sha256:)([0-9a-f]{64})(?:\.json)?$`) })
 
 // pickDocker chooses the image that ref means, or the only one there is. The tag
 // is the one that was meant, or the first.
@@ -119,7 +120,7 @@ func pickDocker(list []dockerEntry, ref string) (e dockerEntry, tag string, err 
 				return e, t, nil
 			}
 		}
-		if id := configID.FindStringSubmatch(e.Config); id != nil && ref == "sha256:"+id[1] {
+		if id := configID().FindStringSubmatch(e.Config); id != nil && ref == "sha256:"+id[1] {
 			return e, tag, nil
 		}
 	}

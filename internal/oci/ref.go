@@ -16,11 +16,15 @@ import (
 // (descriptor.md). go-containerregistry is laxer: it takes a/../b.
 // Those with bounded repeats are slow to compile, and most commands need none.
 var (
-	repositoryGrammar = regexp.MustCompile(`^[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*$`)
-	registryGrammar   = regexp.MustCompile(`^([A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?$`)
-	tagGrammar        = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$`) })
-	digestGrammar     = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^sha256:[0-9a-f]{64}$`) })
-	objectName        = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$`) }) // of an image here
+	repositoryGrammar = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`^[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*$`)
+	})
+	registryGrammar = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`^([A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?$`)
+	})
+	tagGrammar    = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$`) })
+	digestGrammar = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^sha256:[0-9a-f]{64}$`) })
+	objectName    = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$`) }) // of an image here
 )
 
 const (
@@ -74,11 +78,11 @@ func parse(s string) (reference, error) {
 			return bad("cannot be parsed")
 		}
 	}
-	if !registryGrammar.MatchString(ref.Context().RegistryStr()) {
+	if !registryGrammar().MatchString(ref.Context().RegistryStr()) {
 		return bad("the registry's name is not that of a host")
 	}
 	repo := ref.Context().RepositoryStr()
-	if !repositoryGrammar.MatchString(repo) {
+	if !repositoryGrammar().MatchString(repo) {
 		return bad("the repository name breaks the grammar of image names")
 	}
 	r := reference{Reference: ref}
