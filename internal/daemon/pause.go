@@ -53,18 +53,16 @@ func (d *Daemon) setPaused(ctx context.Context, name string, from, to banger.VMS
 	d.at(string(to) + ": ordered")
 	ctx, cancel := context.WithTimeout(ctx, obeyTime+time.Second)
 	defer cancel()
-	answered := func() *shim.Answer {
+	refused := func() *banger.Error {
 		if a := v.last().Answer; a != nil && a.ID == id {
-			return a
+			return a.Error
 		}
 		return nil
 	}
-	rec, err = v.wait(ctx, func(rec banger.VM) bool { return rec.State == to || answered() != nil || !alive(rec.State) })
-	if a := answered(); a != nil && a.Error != nil {
-		return rec, a.Error
-	}
-	if err == nil && rec.State != to {
-		rec, err = v.wait(ctx, func(rec banger.VM) bool { return rec.State == to || !alive(rec.State) })
+	// An order that is not refused is followed by the state, in the record too.
+	rec, err = v.wait(ctx, func(rec banger.VM) bool { return rec.State == to || refused() != nil || !alive(rec.State) })
+	if e := refused(); e != nil {
+		return rec, e
 	}
 	if err == nil && rec.State != to {
 		err = banger.Errorf(banger.Conflict, "vm %q is %s", rec.Name, rec.State)
