@@ -18,6 +18,7 @@ import (
 
 	"banger"
 	"banger/internal/dockerfile"
+	"banger/internal/imagecat"
 	"banger/internal/oci"
 	"banger/internal/rootfs"
 	"banger/internal/state"
@@ -338,7 +339,7 @@ func (b *builder) planFromImage(ctx context.Context) error {
 		packages = banger.DefaultPackages()
 	}
 	for _, name := range packages {
-		if !packageGrammar().MatchString(name) {
+		if !imagecat.IsPackage(name) {
 			return banger.Errorf(banger.Invalid, "%q is no name of a Debian package", name)
 		}
 	}

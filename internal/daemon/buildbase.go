@@ -10,9 +10,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"regexp"
 	"strings"
-	"sync"
 
 	"banger"
 	"banger/internal/dockerfile"
@@ -20,9 +18,6 @@ import (
 	"banger/internal/rootfs"
 	"banger/internal/state"
 )
-
-// packageGrammar is that of Debian Policy 5.6.1. None begins with a hyphen.
-var packageGrammar = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]{1,127}$`) })
 
 // buildBase is an image of the store that a build begins with, or copies from.
 type buildBase struct {

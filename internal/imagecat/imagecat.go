@@ -92,6 +92,9 @@ var (
 	packageGrammar = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]{1,127}$`) })
 )
 
+// IsPackage reports whether name can be that of a Debian package.
+func IsPackage(name string) bool { return packageGrammar().MatchString(name) }
+
 // ParseCatalog reads a catalog and checks all that can be checked without the
 // images themselves. Its errors are Invalid, or Unsupported for another version.
 func ParseCatalog(b []byte) (*Catalog, error) {

@@ -71,7 +71,7 @@ func (s Suite) check() error {
 		return banger.Errorf(banger.Invalid, "bad suite %q", s.Suite)
 	}
 	for _, p := range s.Packages {
-		if !packageGrammar().MatchString(p) {
+		if !IsPackage(p) {
 			return banger.Errorf(banger.Invalid, "bad package name %q", p)
 		}
 	}
