@@ -29,11 +29,7 @@ It does without the agent in the guest; what was said before is in "banger vm lo
 		Args: args(cobra.ExactArgs(1)), ValidArgsFunction: c.completeVMs,
 		RunE: func(cmd *cobra.Command, a []string) error {
 			ctx := cmd.Context()
-			var vm banger.VM
-			err := c.call(ctx, func(client *banger.Client) (err error) {
-				vm, err = client.VMShow(ctx, a[0])
-				return err
-			})
+			vm, err := c.findVM(ctx, a[0])
 			if err != nil {
 				return err
 			}

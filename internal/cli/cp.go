@@ -268,11 +268,7 @@ func (m *mover) tell(r parcel.Report) {
 
 // agentOf connects to the agent of a VM.
 func (c *CLI) agentOf(ctx context.Context, name string) (*agent.Client, error) {
-	var vm banger.VM
-	err := c.call(ctx, func(client *banger.Client) (err error) {
-		vm, err = client.VMShow(ctx, name)
-		return err
-	})
+	vm, err := c.findVM(ctx, name)
 	if err != nil {
 		return nil, err
 	}

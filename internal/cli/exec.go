@@ -9,7 +9,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"banger"
 	"banger/internal/agent"
 )
 
@@ -158,11 +157,7 @@ func (c *CLI) inVM(ctx context.Context, name string, sess *sessionFlags, set fun
 		return err
 	}
 	set(&req)
-	var vm banger.VM
-	err = c.call(ctx, func(client *banger.Client) error {
-		vm, err = client.VMShow(ctx, name)
-		return err
-	})
+	vm, err := c.findVM(ctx, name)
 	if err != nil {
 		return ownFailure{err}
 	}

@@ -70,6 +70,15 @@ func (c *CLI) session(ctx context.Context, vm banger.VM, r agent.Request) (int, 
 	return exit.Code, nil
 }
 
+// findVM asks the daemon for the VM of that name.
+func (c *CLI) findVM(ctx context.Context, name string) (vm banger.VM, err error) {
+	err = c.call(ctx, func(client *banger.Client) (err error) {
+		vm, err = client.VMShow(ctx, name)
+		return err
+	})
+	return vm, err
+}
+
 // running says why a VM cannot be reached.
 func running(vm banger.VM) error {
 	if vm.State != banger.Running {
