@@ -177,7 +177,7 @@ func (v *vm) apply(s shim.Status) {
 		}
 		if s.Phase == shim.Ended {
 			endRecord(r, s.End, verdict)
-			if verdict != nil && s.Seen != "" {
+			if verdict != nil && verdict.State == banger.Failed && s.Seen != "" { // nobody asks after a boot that a user gave up
 				r.Reason += "; " + s.Seen
 			}
 		} else {
