@@ -43,10 +43,21 @@ type VMSpec struct {
 	// AuthorizedKeys are those who may come in by SSH beside the VM's owner, in
 	// the lines of authorized_keys.
 	AuthorizedKeys []string `json:"authorized_keys,omitempty"`
+	// Files are written into the guest at its first start, before its init runs.
+	Files []GuestFile `json:"files,omitempty"`
 	// Labels are for the user alone, and for filters.
 	Labels map[string]string `json:"labels,omitempty"`
 	// BootTimeout is how long a start waits for the guest to answer, in seconds.
 	BootTimeout int `json:"boot_timeout,omitempty"`
+}
+
+// GuestFile is one file of the host that a VM gets a copy of when it is made.
+type GuestFile struct {
+	Source string `json:"source"` // absolute, of the host
+	Path   string `json:"path"`   // absolute, in the guest, where it is root's
+	// Size in bytes and Mode, its permission bits, are those that it had.
+	Size int64  `json:"size"`
+	Mode uint32 `json:"mode"`
 }
 
 // RootKind is what a VM's root file system is made of.

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -13,8 +15,9 @@ import (
 
 // specFlags are the flags that describe a machine.
 type specFlags struct {
-	spec banger.VMSpec
-	nat  bool
+	spec  banger.VMSpec
+	nat   bool
+	files []string
 }
 
 func (f *specFlags) flags(cmd *cobra.Command, c *CLI) {
@@ -29,6 +32,7 @@ func (f *specFlags) flags(cmd *cobra.Command, c *CLI) {
 	fl.StringVar(&f.spec.Net, "net", "", "network: nat or none (default nat)")
 	fl.BoolVar(&f.nat, "nat", false, "the same as --net nat")
 	fl.StringVar(&f.spec.Accel, "accel", "", "accelerator: auto, kvm or tcg (default auto)")
+	fl.StringArrayVar(&f.files, "file", nil, "copy file `SRC:DST` of this host into the VM, before its init first starts; may be repeated")
 	fl.IntVar(&f.spec.BootTimeout, "boot-timeout", 0, "seconds to wait for the guest to answer (default 120)")
 	_ = cmd.RegisterFlagCompletionFunc("kernel", c.completeKernels)
 	for name, words := range map[string][]string{
@@ -47,6 +51,18 @@ func (f *specFlags) get(cmd *cobra.Command) (banger.VMSpec, error) {
 			return f.spec, usageError{fmt.Errorf("--nat and --net %s exclude each other", f.spec.Net), cmd}
 		}
 		f.spec.Net = "nat"
+	}
+	f.spec.Files = nil
+	for _, word := range f.files {
+		i := strings.LastIndex(word, ":/") // a path of this host may have colons
+		if i < 1 {
+			return f.spec, usageError{fmt.Errorf("bad --file %q: want SRC:DST, DST an absolute path in the VM", word), cmd}
+		}
+		src, err := filepath.Abs(word[:i])
+		if err != nil {
+			return f.spec, err
+		}
+		f.spec.Files = append(f.spec.Files, banger.GuestFile{Source: src, Path: word[i+1:]})
 	}
 	return f.spec, nil
 }

@@ -125,6 +125,9 @@ func (d *Daemon) prepare(ctx context.Context, rec banger.VM) (spec shim.Spec, er
 	if err := d.addModules(ctx, &spec, rec.Spec.Kernel); err != nil {
 		return spec, err
 	}
+	if err := d.addFiles(&spec, rec); err != nil {
+		return spec, err
+	}
 	if err := addNetwork(&spec, kernel, rec.Spec); err != nil {
 		return spec, err
 	}

@@ -286,6 +286,9 @@ func (d *Daemon) fillVM(ctx context.Context, stage string, rec banger.VM) (bange
 	if err := state.WriteFile(filepath.Join(stage, state.HostKeyFile), []byte(private), 0o600); err != nil {
 		return rec, err
 	}
+	if rec.Spec.Files, err = packFiles(ctx, filepath.Join(stage, state.FilesFile), rec.Spec.Files); err != nil {
+		return rec, err
+	}
 	stays := rec.Owner == nil || *rec.Owner == d.self // else it goes with its caller
 	return rec, d.makeDisk(ctx, filepath.Join(stage, state.DiskFile), rec.Spec, rec.Root, stays)
 }

@@ -61,6 +61,9 @@ func checkGuest(s banger.VMSpec) error {
 	if size > maxGuestKeys {
 		return banger.Errorf(banger.Invalid, "SSH keys of %d bytes: want at most %d", size, maxGuestKeys)
 	}
+	if err := checkFiles(s.Files); err != nil {
+		return err
+	}
 	return checkLabels(s.Labels)
 }
 

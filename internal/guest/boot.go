@@ -112,24 +112,22 @@ func (b *boot) run() error {
 			return err
 		}
 	}
-	// 8. Who the machine is, as the host says.
+	// 8. What the host gives it, and who it is.
 	b.step.Store(8)
 	a := <-b.asked
 	if a.err != nil {
 		return a.err
 	}
 	cfg := a.cfg
+	if err := b.writeGiven(cfg.Files); err != nil {
+		return err
+	}
 	if err := applyIdentity(cfg); err != nil {
 		return err
 	}
 	// 9. This program, and the modules that the kernel may ask for.
-	if err := mountBootDisk(); err != nil {
+	if err := offerOurs(cfg.Modules); err != nil {
 		return err
-	}
-	if cfg.Modules {
-		if err := offerModules(); err != nil {
-			return err
-		}
 	}
 	// 10. Its network.
 	b.step.Store(10)
@@ -139,6 +137,17 @@ func (b *boot) run() error {
 	// 11. Hand over to the init.
 	b.step.Store(11)
 	return b.handOver(cfg)
+}
+
+// offerOurs mounts what banger adds to every machine.
+func offerOurs(modules bool) error {
+	if err := mountBootDisk(); err != nil {
+		return err
+	}
+	if modules {
+		return offerModules()
+	}
+	return nil
 }
 
 // handOver ends the boot in the machine's init. It returns only with an error.

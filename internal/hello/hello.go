@@ -70,6 +70,7 @@ type Config struct {
 	WorkingDir     string   `json:"working_dir,omitempty"` // the image's
 	User           string   `json:"user,omitempty"`        // the image's: user[:group], names or numbers
 	Modules        bool     `json:"modules,omitempty"`     // the fourth disk has the kernel's modules
+	Files          string   `json:"files,omitempty"`       // the device of a tar of files for the root, to be written once
 }
 
 // Net is the guest's one network interface.

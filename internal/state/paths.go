@@ -32,6 +32,7 @@ const (
 	VMFile      = "vm.json"
 	DiskFile    = "disk.img"
 	HostKeyFile = "host_key"
+	FilesFile   = "files.tar"
 	BootFile    = "boot.json"
 	ExitFile    = "exit.json"
 	ConsoleLog  = "console.log"
