@@ -49,6 +49,10 @@ func (c *Client) Call(ctx context.Context, name string, in, out any) error {
 	return nil
 }
 
+// leastItem is about the size of a short item of a list, in bytes. Room for more
+// than there are costs nothing: what is not written to is not there.
+const leastItem = 128
+
 // callList is Call for an answer that is a list. It is decoded while it comes,
 // one item after the other, and never in memory as a whole.
 func callList[T any](ctx context.Context, c *Client, name string, in any) ([]T, error) {
@@ -57,24 +61,23 @@ func callList[T any](ctx context.Context, c *Client, name string, in any) ([]T, 
 		return nil, err
 	}
 	defer resp.Body.Close()
-	list, err := decodeList[T](json.NewDecoder(io.LimitReader(resp.Body, maxAnswer)))
+	room := min(max(resp.ContentLength, 0), maxAnswer) / leastItem
+	list, err := decodeList(json.NewDecoder(io.LimitReader(resp.Body, maxAnswer)), make([]T, 0, room))
 	if err != nil {
 		return nil, unreachable(ctx, name, err)
 	}
 	return list, nil
 }
 
-func decodeList[T any](dec *json.Decoder) ([]T, error) {
-	list := []T{}
+func decodeList[T any](dec *json.Decoder, list []T) ([]T, error) {
 	if t, err := dec.Token(); err != nil || t != json.Delim('[') {
 		return nil, cmp.Or(err, fmt.Errorf("the answer is no list"))
 	}
 	for dec.More() {
-		var item T
-		if err := dec.Decode(&item); err != nil {
+		list = append(list, *new(T))
+		if err := dec.Decode(&list[len(list)-1]); err != nil {
 			return nil, err
 		}
-		list = append(list, item)
 	}
 	_, err := dec.Token()
 	return list, err
@@ -116,7 +119,8 @@ func (c *Client) post(ctx context.Context, name string, in any) (*http.Response,
 			var d net.Dialer
 			return d.DialContext(ctx, "unix", c.Socket)
 		}
-		c.http = &http.Client{Transport: &http.Transport{DialContext: dial, DisableCompression: true}}
+		// A list comes in few reads.
+		c.http = &http.Client{Transport: &http.Transport{DialContext: dial, DisableCompression: true, ReadBufferSize: 32 << 10}}
 	})
 	body := []byte("{}")
 	if in != nil {

@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -90,6 +91,7 @@ func Encoded[In any](name string, f func(context.Context, In) ([]byte, error)) R
 			return err
 		}
 		w.Header().Set("Content-Type", "application/json")
+		w.Header().Set("Content-Length", strconv.Itoa(len(b)))
 		_, err = w.Write(b)
 		return err
 	}}

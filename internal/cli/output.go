@@ -87,6 +87,7 @@ func (t *table) add(cells ...string) {
 func (t *table) write(w io.Writer) error {
 	var b []byte
 	for _, cells := range t.rows {
+		b = b[:0]
 		for i, cell := range cells {
 			b = append(b, cell...)
 			if i < len(cells)-1 {
@@ -95,10 +96,11 @@ func (t *table) write(w io.Writer) error {
 				}
 			}
 		}
-		b = append(b, '\n')
+		if _, err := w.Write(append(b, '\n')); err != nil {
+			return err
+		}
 	}
-	_, err := w.Write(b)
-	return err
+	return nil
 }
 
 // builtinCatalog is how the daemon names the catalog that is part of banger.

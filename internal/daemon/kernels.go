@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"os"
+	"time"
 
 	"banger"
 	"banger/internal/catalogs"
@@ -22,6 +23,17 @@ type listed struct {
 	json    []byte
 }
 
+// brief are the fields of banger.Kernel that a table shows.
+type brief struct {
+	Name          string    `json:"name"`
+	Arch          string    `json:"arch"`
+	KernelVersion string    `json:"kernel_version"`
+	Source        string    `json:"source"`
+	ImportedAt    time.Time `json:"imported_at"`
+	Size          int64     `json:"size"`
+	Problem       string    `json:"problem,omitempty"`
+}
+
 // kernelList keeps its last answer: to make it of a thousand records costs more
 // than all else that a list needs.
 func (d *Daemon) kernelList(_ context.Context, r banger.KernelListRequest) ([]byte, error) {
@@ -36,14 +48,17 @@ func (d *Daemon) kernelList(_ context.Context, r banger.KernelListRequest) ([]by
 	if last := answer.Load(); last != nil && last.version == version {
 		return last.json, nil
 	}
+	rows := make([]brief, len(list))
 	for i, k := range list {
 		list[i].Features = nil
-		if r.Brief {
-			list[i] = banger.Kernel{Name: k.Name, Arch: k.Arch, KernelVersion: k.KernelVersion, Source: k.Source, ImportedAt: k.ImportedAt,
-				Size: k.Size, Problem: k.Problem}
-		}
+		rows[i] = brief{k.Name, k.Arch, k.KernelVersion, k.Source, k.ImportedAt, k.Size, k.Problem}
 	}
-	b, err := json.Marshal(list)
+	var b []byte
+	if r.Brief {
+		b, err = json.Marshal(rows)
+	} else {
+		b, err = json.Marshal(list)
+	}
 	if err != nil {
 		return nil, err
 	}
