@@ -155,9 +155,11 @@ func (c *Client) VMCreate(ctx context.Context, r VMCreateRequest, progress func(
 	return stream[VM](ctx, c, "vm.create", r, progress)
 }
 
-// VMStart starts a VM and waits until it is reachable. One that runs is left as it is.
-func (c *Client) VMStart(ctx context.Context, name string, progress func(Progress)) (VM, error) {
-	return stream[VM](ctx, c, "vm.start", NameRequest{Name: name}, progress)
+// VMStart starts a VM and waits until it is reachable. One that runs is left as
+// it is. With Force it may take more memory than the host has, from now on.
+// Kinds: not_found, conflict (it is paused, or was stopped meanwhile), exhausted, unavailable.
+func (c *Client) VMStart(ctx context.Context, r NameRequest, progress func(Progress)) (VM, error) {
+	return stream[VM](ctx, c, "vm.start", r, progress)
 }
 
 // VMStop stops a VM and waits until it has ended. One that does not run is left as it is.

@@ -24,10 +24,12 @@ type VMSpec struct {
 	Kernel string `json:"kernel,omitempty"` // default: the image's, else the catalog's first
 	CPUs   int    `json:"cpus,omitempty"`
 	Memory int64  `json:"memory,omitempty"` // bytes
-	Disk   int64  `json:"disk,omitempty"`   // bytes, size of the private disk (sparse)
-	Init   string `json:"init,omitempty"`   // auto, banger or systemd
-	Net    string `json:"net,omitempty"`    // nat or none
-	Accel  string `json:"accel,omitempty"`  // auto, kvm or tcg
+	// Overcommit lets it start where the host's memory may not be enough.
+	Overcommit bool   `json:"overcommit,omitempty"`
+	Disk       int64  `json:"disk,omitempty"`  // bytes, size of the private disk (sparse)
+	Init       string `json:"init,omitempty"`  // auto, banger or systemd
+	Net        string `json:"net,omitempty"`   // nat or none
+	Accel      string `json:"accel,omitempty"` // auto, kvm or tcg
 	// Restart says whether a machine that nobody asked to end is started again:
 	// no, on-failure or always.
 	Restart string `json:"restart,omitempty"`

@@ -36,6 +36,7 @@ var rules = []rule{
 	{pkg: "internal/parcel", why: pure},
 	{pkg: "internal/hostcmd", may: []string{"."}, why: ground},
 	{pkg: "internal/hostfile", why: ground},
+	{pkg: "internal/hostmem", why: ground},
 	{pkg: "internal/state", may: []string{"."}, why: ground},
 	{pkg: "internal/fetch", may: []string{"."}, why: ground},
 
@@ -47,7 +48,7 @@ var rules = []rule{
 	{pkg: "internal/catalogs", may: []string{".", "internal/fetch", "internal/state"}, why: leaf},
 	{pkg: "internal/config", may: []string{".", "internal/state"}, why: leaf},
 	{pkg: "internal/network", may: []string{".", "internal/hostcmd", "internal/state"}, why: leaf},
-	{pkg: "internal/doctor", may: []string{".", "internal/hostcmd", "internal/state"}, why: leaf},
+	{pkg: "internal/doctor", may: []string{".", "internal/hostcmd", "internal/hostmem", "internal/state"}, why: leaf},
 	{pkg: "internal/agent", may: []string{".", "internal/hello", "internal/parcel"}, inTests: []string{"internal/guest/sshd"}, why: leaf},
 	{pkg: "internal/guestbin", may: []string{"."}, why: leaf},
 
@@ -64,7 +65,7 @@ var rules = []rule{
 	{pkg: "internal/shim", inTests: []string{"internal/vmm/fakevmm", "internal/guest/sshd"}, why: composer,
 		may: []string{".", "internal/state", "internal/hostcmd", "internal/hello", "internal/vmm", "internal/network", "internal/agent"}},
 	{pkg: "internal/daemon", inTests: []string{"internal/vmm/fakevmm", "internal/guest/sshd"}, why: composer,
-		may: []string{".", "internal/state", "internal/hostcmd", "internal/hostfile", "internal/hello", "internal/kernelcat", "internal/imagecat", "internal/catalogs", "internal/config", "internal/dockerfile",
+		may: []string{".", "internal/state", "internal/hostcmd", "internal/hostfile", "internal/hostmem", "internal/hello", "internal/kernelcat", "internal/imagecat", "internal/catalogs", "internal/config", "internal/dockerfile",
 			"internal/fetch", "internal/oci", "internal/rootfs", "internal/vmm", "internal/network", "internal/doctor", "internal/agent", "internal/guestbin", "internal/api", "internal/shim"}},
 	{pkg: "cmd/banger", may: []string{"*"}},
 

@@ -69,7 +69,7 @@ func (f *buildFlags) flags(cmd *cobra.Command, c *CLI) {
 	fsFlag(cmd, &f.r.FS)
 	fl.StringVar(&f.r.Kernel, "kernel-ref", "", "kernel that runs the steps, and that the image is to prefer")
 	fl.IntVar(&f.r.CPUs, "cpus", 0, "virtual CPUs for the steps (default 2, or as many as there are)")
-	fl.Var(sizeFlag{&f.r.Memory}, "memory", "memory for the steps (default 2G)")
+	fl.Var(sizeFlag{&f.r.Memory}, "memory", "memory for the steps (default 2G, or half of a small host's)")
 	fl.Var(sizeFlag{&f.r.Disk}, "size", "what the steps of one stage may write (default 32G; it is sparse)")
 	fl.BoolVar(&f.r.Force, "force", false, "replace an image of that name that no build made")
 	_ = cmd.RegisterFlagCompletionFunc("kernel-ref", c.completeKernels)

@@ -25,15 +25,18 @@ func (c *CLI) eachVM(ctx context.Context, names []string, f func(client *banger.
 }
 
 func (c *CLI) vmStartCommand() *cobra.Command {
-	return &cobra.Command{
+	var force bool
+	cmd := &cobra.Command{
 		Use: "start VM...", Short: "Start VMs and wait until they are reachable",
 		Args: args(cobra.MinimumNArgs(1)), ValidArgsFunction: c.completeVMs,
 		RunE: func(cmd *cobra.Command, a []string) error {
 			return c.eachVM(cmd.Context(), a, func(client *banger.Client, name string, show func(banger.Progress)) (banger.VM, error) {
-				return client.VMStart(cmd.Context(), name, show)
+				return client.VMStart(cmd.Context(), banger.NameRequest{Name: name, Force: force}, show)
 			})
 		},
 	}
+	cmd.Flags().BoolVar(&force, "force", false, "also with more memory than the host has, now and whenever it is started again")
+	return cmd
 }
 
 // grace is the flag of commands that ask a guest to end.

@@ -46,7 +46,7 @@ type buildVM struct {
 func (d *Daemon) bootBuilder(ctx context.Context, spec banger.VMSpec, caches bool, p progress) (_ *buildVM, err error) {
 	spec.Init, spec.Net = "banger", "nat"
 	spec.CPUs = cmp.Or(spec.CPUs, min(buildCPUs, runtime.NumCPU()))
-	spec.Memory, spec.Disk = cmp.Or(spec.Memory, buildMemory), cmp.Or(spec.Disk, buildDisk)
+	spec.Memory, spec.Disk = cmp.Or(spec.Memory, d.memoryThatFits(buildMemory)), cmp.Or(spec.Disk, buildDisk)
 	if spec, err = fillSpec(spec); err != nil {
 		return nil, err
 	}

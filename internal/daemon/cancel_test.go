@@ -100,7 +100,7 @@ func TestClientGoesAway(t *testing.T) {
 		ended <- err
 	}()
 	go func() {
-		_, err := h.client.VMStart(ctx, "old", nil)
+		_, err := h.client.VMStart(ctx, banger.NameRequest{Name: "old"}, nil)
 		ended <- err
 	}()
 	h.eventually(func() error {
@@ -141,7 +141,7 @@ func TestSecondStarterGoesAway(t *testing.T) {
 	waits := make(chan struct{})
 	second := make(chan error, 1)
 	go func() {
-		_, err := h.client.VMStart(ctx, "web", func(banger.Progress) { close(waits) })
+		_, err := h.client.VMStart(ctx, banger.NameRequest{Name: "web"}, func(banger.Progress) { close(waits) })
 		second <- err
 	}()
 	<-waits

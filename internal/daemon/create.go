@@ -25,6 +25,7 @@ import (
 const (
 	defaultCPUs   = 1
 	defaultMemory = 512 << 20
+	minMemory     = 64 << 20 // what our generic kernel boots with, banger's own init and a small image
 	defaultDisk   = 10 << 30
 	minDisk       = 64 << 20
 	defaultGrace  = 30 * time.Second // systemd takes 2 to 6 s under emulation, longer on a busy host
@@ -36,6 +37,9 @@ const (
 // vmCreate makes a VM and starts it. If anything goes wrong, or the caller
 // goes away, nothing of it is left.
 func (d *Daemon) vmCreate(ctx context.Context, r banger.VMCreateRequest, p progress) (banger.VM, error) {
+	if r.Spec.Memory == 0 {
+		r.Spec.Memory = d.memoryThatFits(defaultMemory)
+	}
 	spec, err := fillSpec(r.Spec)
 	if err != nil {
 		return banger.VM{}, err
@@ -50,6 +54,11 @@ func (d *Daemon) vmCreate(ctx context.Context, r banger.VMCreateRequest, p progr
 	}
 	defer free()
 	d.at("create: reserved")
+	unpromise, err := d.promiseMemory(banger.VM{ID: id, Name: spec.Name, Spec: spec}, r.NoStart)
+	if err != nil {
+		return banger.VM{}, fmt.Errorf("create vm %q: %w", spec.Name, err)
+	}
+	defer unpromise()
 	image, err := d.ensureImage(ctx, spec.Image, p)
 	if err != nil {
 		return banger.VM{}, err
@@ -202,8 +211,8 @@ func fillSpec(s banger.VMSpec) (banger.VMSpec, error) {
 	switch {
 	case s.CPUs < 1 || s.CPUs > 64:
 		return s, banger.Errorf(banger.Invalid, "%d CPUs: want 1 to 64", s.CPUs)
-	case s.Memory < 128<<20 || s.Memory > 1<<40:
-		return s, banger.Errorf(banger.Invalid, "%d bytes of memory: want 128 MiB to 1 TiB", s.Memory)
+	case s.Memory < minMemory || s.Memory > 1<<40:
+		return s, banger.Errorf(banger.Invalid, "%d bytes of memory: want 64 MiB to 1 TiB", s.Memory)
 	case s.Disk < minDisk || s.Disk > 16<<40:
 		return s, banger.Errorf(banger.Invalid, "%d bytes of disk: want 64 MiB to 16 TiB", s.Disk)
 	case s.BootTimeout > maxBoot:

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -16,6 +17,7 @@ import (
 	"banger"
 	"banger/internal/api"
 	"banger/internal/catalogs"
+	"banger/internal/hostmem"
 	"banger/internal/imagecat"
 	"banger/internal/kernelcat"
 	"banger/internal/oci"
@@ -42,9 +44,11 @@ type Daemon struct {
 	imageBooks  catalogs.Library[imagecat.Entry]
 
 	// For tests, to be set before Open.
-	guest func() (program []byte, sha256 string, err error) // nil: the one built in, which a plain go test lacks
-	obey  time.Duration                                     // 0: obeyTime
-	step  func(name string)                                 // called where a kill -9 leaves something half done
+	guest    func() (program []byte, sha256 string, err error) // nil: the one built in, which a plain go test lacks
+	obey     time.Duration                                     // 0: obeyTime
+	step     func(name string)                                 // called where a kill -9 leaves something half done
+	mem      func() (hostmem.Memory, error)                    // nil: that of this host
+	slotTime time.Duration                                     // 0: the constant of that name
 
 	self  banger.Process
 	lock  *state.FileLock
@@ -64,6 +68,11 @@ type Daemon struct {
 
 	// refs makes "is it there" and "who uses it" hold until the record is written.
 	refs  sync.Mutex
+	slots slots // of boots
+
+	memory   sync.Mutex
+	promised map[string]banger.VM // by ID: VMs that are being created or started, and have no machine yet
+
 	mu    sync.Mutex
 	vms   map[string]*vm // by ID
 	names map[string]bool
@@ -78,7 +87,12 @@ func (d *Daemon) Open(ctx context.Context) (err error) {
 	if d.self, err = processOf(os.Getpid()); err != nil {
 		return err
 	}
+	if d.mem == nil {
+		d.mem = func() (hostmem.Memory, error) { return hostmem.Read("/") }
+	}
 	d.obey = cmp.Or(d.obey, obeyTime)
+	d.slots.free = max(minSlots, runtime.NumCPU())
+	d.promised = map[string]banger.VM{}
 	if err := d.Layout.Make(); err != nil {
 		return state.Classify(err)
 	}

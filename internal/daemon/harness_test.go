@@ -222,7 +222,7 @@ func (h *host) mustCreate(name string, noStart bool) banger.VM {
 func (h *host) start(name string) (banger.VM, error) {
 	ctx, cancel := context.WithTimeout(h.t.Context(), patience)
 	defer cancel()
-	return h.client.VMStart(ctx, name, nil)
+	return h.client.VMStart(ctx, banger.NameRequest{Name: name}, nil)
 }
 
 func (h *host) stop(r banger.VMStopRequest) (banger.VM, error) {

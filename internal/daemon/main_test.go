@@ -21,6 +21,7 @@ import (
 	"banger"
 	"banger/internal/guest/sshd"
 	"banger/internal/hello"
+	"banger/internal/hostmem"
 	"banger/internal/shim"
 	"banger/internal/state"
 	"banger/internal/vmm"
@@ -140,8 +141,11 @@ func testDaemon(base string, log io.Writer) *Daemon {
 	return &Daemon{
 		Layout:  state.Layout{Root: base + "/s", Cache: base + "/c", Run: base + "/r", Config: base + "/config.toml"},
 		Version: banger.VersionInfo{Version: "test", PID: os.Getpid()}, Driver: &fakevmm.Driver{},
-		Log:   slog.New(slog.NewTextHandler(log, nil)),
-		obey:  500 * time.Millisecond,
+		Log:  slog.New(slog.NewTextHandler(log, nil)),
+		obey: 500 * time.Millisecond,
+		mem: func() (hostmem.Memory, error) {
+			return hostmem.Memory{Total: 1 << 40, Available: 1 << 40, Bound: "the host"}, nil
+		},
 		guest: func() ([]byte, string, error) { return []byte("guest"), "0123456789abcdef0123456789abcdef", nil },
 	}
 }

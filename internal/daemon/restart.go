@@ -55,10 +55,10 @@ func (d *Daemon) startAgain(v *vm) {
 		return
 	}
 	d.Log.Info("vm is started again", "vm", rec.Name, "restarts", rec.Restarts)
-	if _, err := d.begin(d.life, v); err != nil && d.life.Err() == nil {
+	if _, err := d.begin(d.life, v, func(banger.Progress) {}); err != nil && d.life.Err() == nil && !v.removed() {
 		d.Log.Error("start vm again", "vm", rec.Name, "err", err)
 		_ = v.update(func(r *banger.VM) {
-			if !alive(r.State) {
+			if !alive(r.State) && r.Again { // else it was stopped while it waited for its turn
 				r.State, r.Reason, r.Again = banger.Failed, "it could not be started again: "+err.Error(), false
 			}
 		})

@@ -20,7 +20,7 @@ import (
 // as it is, and one that somebody else starts is waited for. A boot that goes
 // wrong, or whose caller goes away, leaves no machine.
 func (d *Daemon) start(ctx context.Context, v *vm, p progress) (banger.VM, error) {
-	ours, err := d.begin(ctx, v)
+	ours, err := d.begin(ctx, v, p)
 	if err != nil {
 		return v.record(), fmt.Errorf("start vm %q: %w", v.record().Name, err)
 	}
@@ -41,21 +41,38 @@ func (d *Daemon) start(ctx context.Context, v *vm, p progress) (banger.VM, error
 
 // begin boots a VM that has no machine, and returns the machine. It is nil
 // where the VM has one already.
-func (d *Daemon) begin(ctx context.Context, v *vm) (*shim.Client, error) {
+func (d *Daemon) begin(ctx context.Context, v *vm, p progress) (*shim.Client, error) {
 	for {
+		rec := v.record()
+		free := func() {}
+		if !alive(rec.State) && rec.State != banger.Broken {
+			unpromise, err := d.promiseMemory(rec, false)
+			if err != nil {
+				return nil, err
+			}
+			defer unpromise()
+			// Before the VM is held: it can be stopped and removed while it waits.
+			if free, err = d.bootSlot(ctx, v, p); err != nil {
+				return nil, err
+			}
+		}
 		unlock, err := d.hold(ctx, v)
 		if err != nil {
+			free()
 			return nil, err
 		}
-		rec := v.record()
-		if !alive(rec.State) {
+		if rec = v.record(); !alive(rec.State) {
 			defer unlock()
-			if rec.State == banger.Broken {
-				return nil, banger.Errorf(banger.Conflict, "%s", rec.Problem).WithHint("banger vm rm %s", rec.ID)
+			c, err := d.bootHeld(ctx, v)
+			if err != nil {
+				free()
+				return nil, err
 			}
-			return d.boot(ctx, v)
+			d.tasks.Go(func() { v.leaveSlot(c, free) })
+			return c, nil
 		}
 		unlock() // a machine can be stopped while it is waited for
+		free()
 		if rec.State == banger.Paused {
 			return nil, banger.Errorf(banger.Conflict, "it is paused").WithHint("banger vm resume %s", rec.Name)
 		}
@@ -66,6 +83,20 @@ func (d *Daemon) begin(ctx context.Context, v *vm) (*shim.Client, error) {
 			return nil, err
 		}
 	}
+}
+
+// bootHeld boots a VM that is held and has no machine, if the memory is still there.
+func (d *Daemon) bootHeld(ctx context.Context, v *vm) (*shim.Client, error) {
+	rec := v.record()
+	if rec.State == banger.Broken {
+		return nil, banger.Errorf(banger.Conflict, "%s", rec.Problem).WithHint("banger vm rm %s", rec.ID)
+	}
+	unpromise, err := d.promiseMemory(rec, false)
+	if err != nil {
+		return nil, err
+	}
+	defer unpromise()
+	return d.boot(ctx, v)
 }
 
 // overdue ends a machine whose guest does not answer in time.
@@ -106,8 +137,17 @@ func (v *vm) bootError(rec banger.VM) error {
 	if lines != "" {
 		lines = "; the last lines of its console:\n" + lines
 	}
-	return banger.Errorf(banger.Unavailable, "start vm %q: %s%s", rec.Name, rec.Reason, lines).
+	return banger.Errorf(banger.Unavailable, "start vm %q: %s%s%s", rec.Name, rec.Reason, tooSmall(rec), lines).
 		WithHint("the whole console: banger vm logs %s", rec.Name)
+}
+
+// tooSmall tells of a kernel that says, before it panics, that it lacks memory.
+// How much each kernel needs nobody knows before.
+func tooSmall(rec banger.VM) string {
+	if !strings.Contains(strings.ToLower(rec.Reason), "memory") {
+		return ""
+	}
+	return fmt.Sprintf(": %s are too little for it, take more with --memory", mib(rec.Spec.Memory))
 }
 
 // What an error shows of a log.

@@ -23,11 +23,12 @@ type vm struct {
 	remove  context.CancelFunc
 
 	mu      sync.Mutex
-	rec     banger.VM     // what it points to is never changed, only replaced
-	status  shim.Status   // the last one of the last machine
-	client  *shim.Client  // names the machine; nil: there is none
-	verdict *shim.End     // what this daemon has decided about that machine's end
-	changed chan struct{} // closed at each change, then replaced
+	rec     banger.VM        // what it points to is never changed, only replaced
+	status  shim.Status      // the last one of the last machine
+	client  *shim.Client     // names the machine; nil: there is none
+	verdict *shim.End        // what this daemon has decided about that machine's end
+	changed chan struct{}    // closed at each change, then replaced
+	queued  map[*queued]bool // its starts that wait for a boot slot
 
 	// Of a machine that runs the steps of a build, set before it starts: the disk of
 	// the caches, and what the guest calls it. Empty: it has none.
@@ -35,7 +36,7 @@ type vm struct {
 }
 
 func (d *Daemon) newVM(rec banger.VM) *vm {
-	v := &vm{d: d, rec: rec, changed: make(chan struct{})}
+	v := &vm{d: d, rec: rec, changed: make(chan struct{}), queued: map[*queued]bool{}}
 	v.kept, v.remove = context.WithCancel(context.WithoutCancel(d.life)) // a daemon that goes down removes no VM
 	return v
 }

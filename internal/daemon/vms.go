@@ -94,6 +94,11 @@ func (d *Daemon) vmStart(ctx context.Context, r banger.NameRequest, p progress) 
 	if err != nil {
 		return banger.VM{}, err
 	}
+	if r.Force { // also for those who start it again
+		if err := v.intend(func(rec *banger.VM) { rec.Spec.Overcommit = true }); err != nil {
+			return v.record(), err
+		}
+	}
 	return d.start(ctx, v, p)
 }
 
@@ -117,6 +122,7 @@ func (d *Daemon) vmStop(ctx context.Context, r banger.VMStopRequest) (banger.VM,
 		return banger.VM{}, err
 	}
 	_ = v.update(func(rec *banger.VM) { rec.Again = false })
+	v.stopQueued()
 	return d.stopMachine(ctx, v, r)
 }
 

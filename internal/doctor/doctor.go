@@ -12,6 +12,7 @@ import (
 
 	"banger"
 	"banger/internal/hostcmd"
+	"banger/internal/hostmem"
 )
 
 // Status is the outcome of a check.
@@ -44,6 +45,8 @@ type Host struct {
 const (
 	spaceFail = 1 << 30
 	spaceWarn = 5 << 30
+
+	memoryWarn = 1 << 30
 )
 
 // Run makes all checks.
@@ -163,18 +166,12 @@ func space(id, path string) Check {
 }
 
 func memory() Check {
-	b, err := os.ReadFile("/proc/meminfo")
+	m, err := hostmem.Read("/")
 	if err != nil {
 		return Check{ID: "memory", Status: Warn, Detail: err.Error()}
 	}
-	var kib int64
-	for line := range strings.Lines(string(b)) {
-		if n, _ := fmt.Sscanf(line, "MemAvailable: %d kB", &kib); n == 1 {
-			break
-		}
-	}
-	c := Check{ID: "memory", Status: OK, Detail: fmt.Sprintf("%d MiB available", kib>>10)}
-	if kib < 1<<20 {
+	c := Check{ID: "memory", Status: OK, Detail: fmt.Sprintf("%d of %d MiB available, as %s has it", m.Available>>20, m.Total>>20, m.Bound)}
+	if m.Available < memoryWarn {
 		c.Status = Warn
 	}
 	return c
