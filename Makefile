@@ -21,7 +21,7 @@ RUN ?=
 SOURCE ?= apt
 
 .DEFAULT_GOAL := help
-.PHONY: help build guest kernel golden-image demo test unit e2e exact bench lint install clean
+.PHONY: help build guest kernel golden-image demo test unit e2e exact many bench lint install clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -63,6 +63,9 @@ exact: ## compare every file of a large image with what umoci makes of it, as ro
 	@scripts/setup bench
 	@$(MAKE) --no-print-directory build
 	@$(GO) test -tags e2e,large -run TestExactLarge -v -timeout 60m ./internal/e2e
+
+many: build kernel ## create fifty VMs at once, remove them, and count what is left
+	@$(GO) test -tags e2e,large -run TestManyLarge -v -count=1 -timeout 30m ./internal/e2e
 
 bench: ## measure speed and memory against raw QEMU and other tools
 	@scripts/setup bench
