@@ -244,6 +244,7 @@ func (d *Daemon) routes() []api.Route {
 		api.Unary("vm.resume", d.vmResume),
 		api.Unary("vm.show", d.vmShow),
 		api.Stream("vm.start", long(d, d.vmStart)),
+		api.List("vm.stats", d.vmStats),
 		api.Unary("vm.stop", d.vmStop),
 		api.Unary("vm.wait", d.vmWait),
 	}

@@ -106,6 +106,18 @@ func keyed(b []byte, key string) int64 {
 	return -1
 }
 
+// Resident tells what a process has in memory, in bytes: all of it (RSS), and
+// with what is shared counted by its share (PSS). 0: not known, or it is gone.
+// Format: proc(5), /proc/PID/smaps_rollup.
+func Resident(pid int) (rss, pss int64) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
+	if err == nil {
+		return max(0, keyed(b, "Rss:")) << 10, max(0, keyed(b, "Pss:")) << 10
+	}
+	b, _ = os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	return max(0, keyed(b, "VmRSS:")) << 10, 0
+}
+
 // Of tells what a process holds that no other one has and no file backs: of a
 // VMM the memory that its guest has touched, and its own. One that is gone holds
 // nothing. Format: proc(5), /proc/PID/status.

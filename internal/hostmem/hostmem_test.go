@@ -61,6 +61,12 @@ func TestOf(t *testing.T) {
 	if n := Of(os.Getpid()); n < 100<<10 {
 		t.Errorf("this process holds %d bytes", n)
 	}
+	if rss, pss := Resident(os.Getpid()); rss < pss || pss <= 0 {
+		t.Errorf("this process has %d, its share is %d", rss, pss)
+	}
+	if rss, pss := Resident(-1); rss != 0 || pss != 0 {
+		t.Errorf("no process has %d and %d bytes", rss, pss)
+	}
 	if n := Of(-1); n != 0 {
 		t.Errorf("no process holds %d bytes", n)
 	}

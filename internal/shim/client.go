@@ -48,6 +48,9 @@ func (c *Client) Pause(id int64) error { return c.send(order{ID: id, Pause: true
 // Resume lets them go on, in the same way.
 func (c *Client) Resume(id int64) error { return c.send(order{ID: id, Go: true}) }
 
+// Traffic asks for the machine's counters; the Status with the Traffic of that id has them.
+func (c *Client) Traffic(id int64) error { return c.send(order{ID: id, Count: true}) }
+
 func (c *Client) send(o order) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()

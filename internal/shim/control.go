@@ -72,6 +72,8 @@ func (s *Shim) obey(ctx context.Context, c net.Conn) {
 		switch {
 		case o.Pause || o.Go:
 			go s.setPaused(ctx, m, o.ID, o.Pause) // a kill may have to overtake it
+		case o.Count:
+			go s.count(ctx, m, o.ID)
 		case o.Kill:
 			s.override("killed")
 			s.look(ctx, m)
@@ -132,6 +134,19 @@ func (s *Shim) setPaused(ctx context.Context, m vmm.Machine, id int64, pause boo
 	if err == nil && !pause {
 		s.tellTime()
 	}
+}
+
+// count answers an order for the machine's traffic.
+func (s *Shim) count(ctx context.Context, m vmm.Machine, id int64) {
+	ctx, cancel := context.WithTimeout(ctx, pauseTime)
+	defer cancel()
+	answer := &Traffic{ID: id}
+	err := error(banger.Errorf(banger.Conflict, "there is no machine yet"))
+	if m != nil {
+		answer.Traffic, err = m.Traffic(ctx)
+	}
+	answer.Error = banger.AsError(err)
+	s.update(func(st *Status) { st.Traffic = answer })
 }
 
 // goOn lets a machine that is paused go on, so that its guest can hear something.

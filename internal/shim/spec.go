@@ -40,6 +40,7 @@ type Status struct {
 	Seen    string          `json:"seen,omitempty"`    // what the CPUs were at when a boot was given up
 	Paused  bool            `json:"paused,omitempty"`
 	Answer  *Answer         `json:"answer,omitempty"` // to the last order that has one
+	Traffic *Traffic        `json:"traffic,omitempty"`
 	Boot    Timeline        `json:"boot"`
 	Reboots int             `json:"reboots,omitempty"` // that the guest has asked for
 	End     *End            `json:"end,omitempty"`     // once ended
@@ -79,12 +80,20 @@ type Answer struct {
 	Error *banger.Error `json:"error,omitempty"`
 }
 
+// Traffic is the answer to the last order for it.
+type Traffic struct {
+	vmm.Traffic
+	ID    int64         `json:"id"` // the order's
+	Error *banger.Error `json:"error,omitempty"`
+}
+
 // order is a line from the daemon.
 type order struct {
 	ID    int64         `json:"id,omitempty"` // of an order that is answered
 	Pause bool          `json:"pause,omitempty"`
-	Go    bool          `json:"go,omitempty"`   // on, after a pause
-	Stop  bool          `json:"stop,omitempty"` // ask the guest, then force it
+	Go    bool          `json:"go,omitempty"`    // on, after a pause
+	Count bool          `json:"count,omitempty"` // the traffic
+	Stop  bool          `json:"stop,omitempty"`  // ask the guest, then force it
 	Kill  bool          `json:"kill,omitempty"`
 	Grace time.Duration `json:"grace,omitempty"` // nanoseconds, for stop
 }

@@ -85,6 +85,9 @@ type Machine interface {
 	// not answer. The text is made of the guest's registers.
 	Look(ctx context.Context) (string, error)
 
+	// Traffic tells what the guest has read and written so far.
+	Traffic(ctx context.Context) (Traffic, error)
+
 	// Pause stops the virtual CPUs, and the guest's clock with them; Resume lets
 	// them go on. Neither is an error where it is so already, both are after the end.
 	Pause(ctx context.Context) error
@@ -100,6 +103,13 @@ type Machine interface {
 
 	// Exit says how the machine ended. It is valid once Done is closed.
 	Exit() Exit
+}
+
+// Traffic is what a guest has moved since its machine was started, in bytes, all
+// disks together.
+type Traffic struct {
+	DiskRead    int64 `json:"disk_read"`
+	DiskWritten int64 `json:"disk_written"`
 }
 
 // The words of Exit.Guest.

@@ -27,6 +27,8 @@ func (s *session) subsystem(name string) (ok bool, then func()) {
 		return true, func() { s.finish(s.health()) }
 	case hello.CopySubsystem:
 		return true, func() { s.finish(s.copyFiles()) }
+	case hello.ProcessesSubsystem:
+		return true, func() { s.finish(s.processes()) }
 	case hello.JobsSubsystem:
 		return true, func() { s.finish(json.NewEncoder(s.ch).Encode(s.conn.srv.listJobs())) }
 	case hello.ShutdownSubsystem:

@@ -254,6 +254,11 @@ func (m *machine) Powerdown(context.Context) error {
 
 func (m *machine) Look(context.Context) (string, error) { return "nothing runs", nil }
 
+// Traffic is that of a guest which has read its disk once.
+func (m *machine) Traffic(context.Context) (vmm.Traffic, error) {
+	return vmm.Traffic{DiskRead: 4096}, m.setPaused()
+}
+
 func (m *machine) Pause(context.Context) error  { return m.setPaused() }
 func (m *machine) Resume(context.Context) error { return m.setPaused() }
 

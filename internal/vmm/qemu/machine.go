@@ -223,6 +223,22 @@ func (m *machine) Powerdown(ctx context.Context) error {
 	return err
 }
 
+// Traffic sums up the devices. Format: qapi/block-core.json of QEMU.
+func (m *machine) Traffic(ctx context.Context) (t vmm.Traffic, err error) {
+	var devices []struct {
+		Stats struct {
+			Read    int64 `json:"rd_bytes"`
+			Written int64 `json:"wr_bytes"`
+		} `json:"stats"`
+	}
+	err = m.qmp.execute(ctx, "query-blockstats", &devices)
+	for _, d := range devices {
+		t.DiskRead += d.Stats.Read
+		t.DiskWritten += d.Stats.Written
+	}
+	return t, err
+}
+
 func (m *machine) Pause(ctx context.Context) error  { return m.qmp.execute(ctx, "stop", nil) }
 func (m *machine) Resume(ctx context.Context) error { return m.qmp.execute(ctx, "cont", nil) }
 

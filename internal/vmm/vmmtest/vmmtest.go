@@ -191,6 +191,10 @@ func (s *suite) disks(t *testing.T) {
 	empty(t, again.RunDir)
 
 	g.says(t, "VMMTEST-DISKS-END")
+	// The guest may be gone by now.
+	if moved, err := g.Traffic(t.Context()); err == nil && (moved.DiskRead < 3*16 || moved.DiskWritten < 512) {
+		t.Errorf("the guest read and wrote, and its traffic is %+v", moved)
+	}
 	g.ended(t)
 	for _, want := range []string{
 		`/dev/vda ro=1 head="shared, read-onl" write=false`,
