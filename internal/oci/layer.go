@@ -118,7 +118,10 @@ func (b *blob) Read(p []byte) (int, error) {
 // fail ends the blob at once, so that a consumer that forgets Close after an
 // error leaves nothing behind.
 func (b *blob) fail(err error) error {
-	b.err = b.layer.store.explain(b.ctx, b.layer.Name, err)
+	b.err = errGivenUp
+	if context.Cause(b.ctx) != errGivenUp {
+		b.err = b.layer.store.explain(b.ctx, b.layer.Name, err)
+	}
 	_ = b.stop() // the first error is the one that counts
 	return b.err
 }
@@ -135,20 +138,28 @@ func (b *blob) stop() error {
 	return errors.Join(b.src.Close(), b.tee.abort())
 }
 
-// layerReader is what Layer.Open returns.
+// errGivenUp is what a blob ends with whose layer is not read on.
+var errGivenUp = errors.New("given up")
+
+// layerReader is what Layer.Open returns. Three goroutines work for it, so that a
+// large layer that is alone does not wait for one core: one gets, hashes and
+// caches the blob, one unpacks it, and the caller hashes and uses what comes out.
 type layerReader struct {
-	layer *Layer
-	blob  *blob
-	in    *bufio.Reader // of blob
-	out   io.Reader     // uncompressed; nil before the first Read
-	close func()        // of out, may be nil
-	sum   hash.Hash
-	read  int64
-	err   error
+	layer  *Layer
+	blob   *blob // not this goroutine's before ahead is closed
+	giveUp context.CancelCauseFunc
+	ahead  *ahead        // of blob
+	in     *bufio.Reader // of ahead
+	out    io.Reader     // uncompressed; nil before the first Read
+	close  func()        // ends what unpacks, if there is such
+	sum    hash.Hash
+	read   int64
+	err    error
 }
 
-func newLayerReader(l Layer, b *blob) *layerReader {
-	return &layerReader{layer: &l, blob: b, in: bufio.NewReaderSize(b, 128<<10), sum: sha256.New()}
+func newLayerReader(l Layer, b *blob, giveUp context.CancelCauseFunc) *layerReader {
+	a := readAhead(b)
+	return &layerReader{layer: &l, blob: b, giveUp: giveUp, ahead: a, in: bufio.NewReaderSize(a, aheadSize), sum: sha256.New()}
 }
 
 func (r *layerReader) Read(p []byte) (int, error) {
@@ -186,8 +197,18 @@ func (r *layerReader) sniff() error {
 		r.out = r.in
 		return nil
 	case gzipped, zstandard:
-		r.out, r.close, err = unpack(kind, r.in, true)
-		return err
+		out, done, err := unpack(kind, r.in, true)
+		if err != nil {
+			return err
+		}
+		a := readAhead(out)
+		r.out, r.close = a, func() {
+			a.Close()
+			if done != nil {
+				done()
+			}
+		}
+		return nil
 	}
 	return banger.Errorf(banger.Unsupported, "compressed with xz or bzip2; OCI layers use gzip or zstd")
 }
@@ -199,12 +220,14 @@ func (r *layerReader) sniff() error {
 func (r *layerReader) finish(err error) error {
 	var own *banger.Error
 	if !errors.As(err, &own) {
+		r.stopUnpacking() // which reads r.in too
 		if _, berr := io.Copy(io.Discard, r.in); berr != nil {
 			err = berr
 		}
 	}
+	_ = r.release() // err is the one that counts
 	switch {
-	case r.blob.err != nil && r.blob.err != io.EOF:
+	case r.blob.err != nil && r.blob.err != io.EOF && r.blob.err != errGivenUp:
 		err = r.blob.err
 	case err == io.EOF:
 		if got := sumOf(r.sum); got != r.layer.DiffID {
@@ -218,15 +241,22 @@ func (r *layerReader) finish(err error) error {
 		err = malformed("%s: damaged compression: %w", r.layer.Name, err)
 	}
 	r.err = err
-	_ = r.release() // err is the one that counts
 	return err
 }
 
-func (r *layerReader) release() error {
+// stopUnpacking ends the goroutine that unpacks.
+func (r *layerReader) stopUnpacking() {
 	if r.close != nil {
 		r.close()
 		r.close = nil
 	}
+}
+
+// release ends the goroutines, and then the blob. It is idempotent.
+func (r *layerReader) release() error {
+	r.giveUp(errGivenUp) // a Read that waits for the registry
+	r.stopUnpacking()
+	r.ahead.Close()
 	return r.blob.stop()
 }
 

@@ -184,9 +184,11 @@ func (d *documents) image(doing string, want platform, s store, m *meter) (*Imag
 // The reader is for one goroutine; cancel ctx to end a Read from another one.
 // Close before io.EOF gives up and leaves nothing behind.
 func (l Layer) Open(ctx context.Context) (io.ReadCloser, error) {
+	ctx, giveUp := context.WithCancelCause(ctx)
 	b, err := l.openBlob(ctx)
 	if err != nil {
+		giveUp(nil)
 		return nil, fmt.Errorf("open %s: %w", l.Name, err)
 	}
-	return newLayerReader(l, b), nil
+	return newLayerReader(l, b, giveUp), nil
 }
