@@ -28,9 +28,11 @@ type Client struct {
 	http *http.Client
 }
 
-// Event is one line of a streamed answer: progress lines, then one result or error.
+// Event is one line of a streamed answer: lines of progress, or the items of a
+// list that grows, then one result or error.
 type Event struct {
 	Progress *Progress       `json:"progress,omitempty"`
+	Item     json.RawMessage `json:"item,omitempty"`
 	Result   json.RawMessage `json:"result,omitempty"`
 	Error    *Error          `json:"error,omitempty"`
 }
@@ -85,6 +87,16 @@ func decodeList[T any](dec *json.Decoder, list []T) ([]T, error) {
 
 // Stream is Call for long work: progress is called for each step, if it is not nil.
 func (c *Client) Stream(ctx context.Context, name string, in, out any, progress func(Progress)) error {
+	return c.Feed(ctx, name, in, out, func(e Event) error {
+		if e.Progress != nil && progress != nil {
+			progress(*e.Progress)
+		}
+		return nil
+	})
+}
+
+// Feed calls each for every line but the last one; an error of it ends the call.
+func (c *Client) Feed(ctx context.Context, name string, in, out any, each func(Event) error) error {
 	resp, err := c.post(ctx, name, in)
 	if err != nil {
 		return err
@@ -100,8 +112,9 @@ func (c *Client) Stream(ctx context.Context, name string, in, out any, progress 
 			return e.Error
 		case e.Result != nil:
 			return json.Unmarshal(e.Result, discard(out))
-		case e.Progress != nil && progress != nil:
-			progress(*e.Progress)
+		}
+		if err := each(e); err != nil {
+			return err
 		}
 	}
 }

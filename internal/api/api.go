@@ -23,7 +23,8 @@ const (
 	maxBody    = 1 << 20          // bytes of one request; the largest real one has a few KiB
 	bodyTime   = 10 * time.Second // for a client to send its request
 	headerTime = 5 * time.Second
-	listPart   = 16 << 10 // bytes of a list that go out together
+	listPart   = 16 << 10    // bytes of a list that go out together
+	sendTime   = time.Minute // for a client to take an item of a feed
 )
 
 // Route is one operation of the API.
@@ -106,7 +107,7 @@ func Stream[In, Out any](name string, f func(context.Context, In, func(banger.Pr
 			return err
 		}
 		lines := newLines(w)
-		out, err := f(r.Context(), in, func(p banger.Progress) { lines.send(banger.Event{Progress: &p}) })
+		out, err := f(r.Context(), in, func(p banger.Progress) { _ = lines.send(banger.Event{Progress: &p}) })
 		if err != nil {
 			return lines.fail(err)
 		}
@@ -114,7 +115,31 @@ func Stream[In, Out any](name string, f func(context.Context, In, func(banger.Pr
 		if err != nil {
 			return lines.fail(err)
 		}
-		lines.send(banger.Event{Result: b})
+		_ = lines.send(banger.Event{Result: b})
+		return nil
+	}}
+}
+
+// Feed makes the route of a list that grows while it is read: JSON lines of its
+// items. send fails once the client has gone, or does not read for sendTime.
+func Feed[In, Item any](name string, f func(ctx context.Context, in In, send func(Item) error) error) Route {
+	return Route{name, func(w http.ResponseWriter, r *http.Request) error {
+		in, err := decode[In](w, r)
+		if err != nil {
+			return err
+		}
+		lines := newLines(w)
+		err = f(r.Context(), in, func(item Item) error {
+			b, err := json.Marshal(item)
+			if err != nil {
+				return err
+			}
+			return lines.push(banger.Event{Item: b})
+		})
+		if err != nil {
+			return lines.fail(err)
+		}
+		_ = lines.send(banger.Event{Result: json.RawMessage("{}")})
 		return nil
 	}}
 }

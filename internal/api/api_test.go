@@ -186,3 +186,44 @@ func TestAPanicIsAnErrorOfOneCall(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// A client that does not read a feed holds up nobody but the feed, which ends when it goes.
+func TestFeed(t *testing.T) {
+	ended := make(chan error, 1)
+	c, _ := serve(t, os.Getuid(),
+		Feed("a.few", func(_ context.Context, i in, send func(in) error) error {
+			return errors.Join(send(i), send(in{"two"}))
+		}),
+		Feed("a.many", func(ctx context.Context, _ in, send func(in) error) (err error) {
+			for err == nil && ctx.Err() == nil {
+				err = send(in{strings.Repeat("x", 1000)})
+			}
+			ended <- err
+			return err
+		}),
+		Feed("a.fail", func(context.Context, in, func(in) error) error { return banger.Errorf(banger.Invalid, "no") }))
+	var got []byte
+	check := func(e banger.Event) error { got = append(got, e.Item...); return nil }
+	if err := c.Feed(t.Context(), "a.few", in{"one"}, nil, check); err != nil || string(got) != `{"word":"one"}{"word":"two"}` {
+		t.Errorf("%s, %v", got, err)
+	}
+	if err := c.Feed(t.Context(), "a.fail", nil, nil, check); !banger.IsKind(err, banger.Invalid) {
+		t.Errorf("got %v", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	first := make(chan struct{})
+	done := make(chan error, 1)
+	go func() {
+		done <- c.Feed(ctx, "a.many", nil, nil, func(banger.Event) error { // reads no more
+			close(first)
+			<-ctx.Done()
+			return ctx.Err()
+		})
+	}()
+	<-first
+	cancel()
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+	<-ended
+}

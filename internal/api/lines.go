@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"sync"
+	"time"
 
 	"banger"
 )
@@ -17,15 +18,28 @@ type lines struct {
 
 func newLines(w http.ResponseWriter) *lines { return &lines{w: w} }
 
-func (l *lines) send(e banger.Event) {
+// send tells of an error for those who cannot see otherwise that the client has
+// gone: for most it ends the call's context.
+func (l *lines) send(e banger.Event) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if !l.started {
 		l.started = true
 		l.w.Header().Set("Content-Type", "application/jsonl")
 	}
-	_ = json.NewEncoder(l.w).Encode(e) // a client that went away ends the context
-	_ = http.NewResponseController(l.w).Flush()
+	if err := json.NewEncoder(l.w).Encode(e); err != nil {
+		return err
+	}
+	return http.NewResponseController(l.w).Flush()
+}
+
+// push is send for a stream that has no end of its own: a client that does not
+// read is cut off.
+func (l *lines) push(e banger.Event) error {
+	rc := http.NewResponseController(l.w)
+	_ = rc.SetWriteDeadline(time.Now().Add(sendTime))
+	defer func() { _ = rc.SetWriteDeadline(time.Time{}) }()
+	return l.send(e)
 }
 
 // fail ends the stream with the error: as a status while nothing was sent, else as a line.
@@ -33,6 +47,6 @@ func (l *lines) fail(err error) error {
 	if !l.started {
 		return err
 	}
-	l.send(banger.Event{Error: banger.AsError(err)})
+	_ = l.send(banger.Event{Error: banger.AsError(err)})
 	return nil
 }

@@ -136,17 +136,31 @@ func (c *CLI) vmWaitCommand() *cobra.Command {
 its restart policy starts again is waited for on.`,
 		Args: args(cobra.MinimumNArgs(1)), ValidArgsFunction: c.completeVMs,
 		RunE: func(cmd *cobra.Command, a []string) error {
-			return c.call(cmd.Context(), func(client *banger.Client) error {
-				return c.each(a, func(name string) error {
-					vm, err := client.VMWait(cmd.Context(), name)
-					if err != nil {
-						return err
-					}
-					return c.printChanged(fmt.Sprint(vm.ExitCode), vm)
-				})
+			return c.each(a, func(name string) error {
+				vm, err := c.wait(cmd.Context(), name)
+				if err != nil {
+					return err
+				}
+				return c.printChanged(fmt.Sprint(vm.ExitCode), vm)
 			})
 		},
 	}
+}
+
+// wait waits for the end of a VM, also when the daemon is another one by then.
+func (c *CLI) wait(ctx context.Context, name string) (vm banger.VM, err error) {
+	id := ""
+	err = c.lasting(ctx, func(client *banger.Client) (err error) {
+		if id == "" { // whatever it is called later
+			if vm, err = client.VMShow(ctx, name); err != nil {
+				return err
+			}
+			id = vm.ID
+		}
+		vm, err = client.VMWait(ctx, id)
+		return err
+	})
+	return vm, err
 }
 
 func (c *CLI) vmPruneCommand() *cobra.Command {

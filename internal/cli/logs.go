@@ -32,7 +32,7 @@ func (c *CLI) logsCommand() *cobra.Command {
   banger logs --since 2026-11-23T17:00:00Z --tail 100 testbox`,
 		Args: args(cobra.ExactArgs(1)), ValidArgsFunction: c.completeVMs,
 		RunE: func(cmd *cobra.Command, a []string) error {
-			since, err := parseSince(f.since, time.Now())
+			since, err := parseWhen("--since", f.since, time.Now())
 			if err != nil {
 				return usageError{err, cmd}
 			}
@@ -51,8 +51,8 @@ func (c *CLI) logsCommand() *cobra.Command {
 	return cmd
 }
 
-// parseSince reads how long ago, or when; the zero time if text is empty.
-func parseSince(text string, now time.Time) (time.Time, error) {
+// parseWhen reads how long ago, or when; the zero time if text is empty.
+func parseWhen(flag, text string, now time.Time) (time.Time, error) {
 	if text == "" {
 		return time.Time{}, nil
 	}
@@ -61,7 +61,7 @@ func parseSince(text string, now time.Time) (time.Time, error) {
 	}
 	t, err := time.Parse(time.RFC3339, text)
 	if err != nil {
-		return t, fmt.Errorf("bad --since %q: want 10m, 2h or 2026-11-23T17:00:00Z", text)
+		return t, fmt.Errorf("bad %s %q: want 10m, 2h or 2026-11-23T17:00:00Z", flag, text)
 	}
 	return t, nil
 }

@@ -74,12 +74,12 @@ func TestParseSince(t *testing.T) {
 	t.Parallel()
 	now := time.Date(2026, 11, 23, 17, 0, 0, 0, time.UTC)
 	for text, want := range map[string]time.Time{"10m": now.Add(-10 * time.Minute), "2026-11-23T16:00:00Z": now.Add(-time.Hour), "": {}} {
-		if got, err := parseSince(text, now); err != nil || !got.Equal(want) {
+		if got, err := parseWhen("--since", text, now); err != nil || !got.Equal(want) {
 			t.Errorf("%q: %v, %v", text, got, err)
 		}
 	}
 	for _, text := range []string{"yesterday", "-10m", "10", "2026-11-23"} {
-		if _, err := parseSince(text, now); err == nil {
+		if _, err := parseWhen("--since", text, now); err == nil {
 			t.Errorf("%q is taken", text)
 		}
 	}

@@ -12,7 +12,8 @@ import (
 )
 
 func (c *CLI) systemCommand() *cobra.Command {
-	return noun("system", "See what banger knows of itself and its host", c.systemInfoCommand(), c.systemDoctorCommand())
+	return noun("system", "See what banger knows of itself and its host", c.systemInfoCommand(), c.systemDoctorCommand(),
+		c.eventsCommand("Show what becomes of VMs, images and kernels"))
 }
 
 func (c *CLI) systemInfoCommand() *cobra.Command {

@@ -31,11 +31,12 @@ func watched[T any](c *CLI, ctx context.Context, w watch, look func() (T, error)
 	if err != nil {
 		return err
 	}
-	for tick := time.NewTicker(w.interval); ; {
+	tick := time.NewTicker(w.interval)
+	defer tick.Stop()
+	for {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			tick.Stop()
 			return ctxErr(ctx)
 		}
 		now, err := look()
@@ -46,7 +47,6 @@ func watched[T any](c *CLI, ctx context.Context, w watch, look func() (T, error)
 			fmt.Fprint(c.Stdout, "\x1b[H\x1b[2J")
 		}
 		if err := show(before, now); err != nil || !stream {
-			tick.Stop()
 			return err
 		}
 		before = now

@@ -104,7 +104,7 @@ func (d *Daemon) dropTemporary(name string) error {
 	if err != nil || !im.Temporary || len(d.imageUsers(name)) > 0 {
 		return nil
 	}
-	if err := d.images.Delete(name); err != nil && !errors.Is(err, fs.ErrNotExist) && !banger.IsKind(err, banger.NotFound) {
+	if err := d.deleteImage(name); err != nil && !errors.Is(err, fs.ErrNotExist) && !banger.IsKind(err, banger.NotFound) {
 		return err
 	}
 	return nil

@@ -280,6 +280,7 @@ func (d *Daemon) addVM(ctx context.Context, rec banger.VM) (*vm, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.vms[id] = v
+	d.journal.add(vmEvent(rec, "created", ""))
 	d.Log.Info("vm created", "vm", spec.Name, "id", id, "image", spec.Image, "kernel", spec.Kernel)
 	return v, nil
 }

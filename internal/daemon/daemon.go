@@ -70,6 +70,8 @@ type Daemon struct {
 	refs  sync.Mutex
 	slots slots // of boots
 
+	journal *journal // what has happened
+
 	memory   sync.Mutex
 	promised map[string]banger.VM // by ID: VMs that are being created or started, and have no machine yet
 
@@ -102,6 +104,7 @@ func (d *Daemon) Open(ctx context.Context) (err error) {
 	d.calls, d.stop = context.WithCancelCause(ctx)
 	d.life, d.end = context.WithCancelCause(context.WithoutCancel(ctx))
 	d.vms, d.names = map[string]*vm{}, map[string]bool{}
+	d.openEvents(d.Layout.Path(state.EventsFile))
 	d.kernels = kernelcat.OpenLocal(d.Layout.Kernels())
 	d.openCatalogs()
 	d.images = state.Store[banger.Image]{Dir: d.Layout.Images(), File: state.ManifestFile, Noun: "image",
@@ -202,6 +205,7 @@ func (d *Daemon) Close() error {
 	d.stop(errDown)
 	d.end(errDown)
 	d.tasks.Wait()
+	d.journal.close()
 	_ = os.Remove(d.Layout.Run) // fails while machines have their sockets in it
 	d.lock.Unlock()
 	return nil
@@ -231,6 +235,7 @@ func (d *Daemon) routes() []api.Route {
 		api.Stream("kernel.pull", long(d, d.kernelPull)),
 		api.Unary("kernel.show", d.kernelShow),
 		api.Stream("kernel.verify", long(d, d.kernelVerify)),
+		api.Feed("system.events", d.systemEvents),
 		api.Unary("system.info", d.systemInfo),
 		api.Unary("system.shutdown", d.systemShutdown),
 		api.Unary("system.version", d.systemVersion),

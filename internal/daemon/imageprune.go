@@ -113,7 +113,7 @@ func (d *Daemon) pruneImage(ctx context.Context, it *banger.Pruned, links map[ui
 	if dry {
 		return true, nil
 	}
-	return true, d.images.Delete(it.Name)
+	return true, d.deleteImage(it.Name)
 }
 
 // pruneLayers removes the blobs that no image refers to, but for those that are

@@ -121,6 +121,7 @@ func (d *Daemon) addImage(force bool, fill func(stage string) (banger.Image, err
 	if err = d.images.Commit(stage, im.Name, im, force); err != nil {
 		return im, err
 	}
+	d.objectEvent(banger.EventImage, "added", im.Name)
 	d.Log.Info("image added", "image", im.Name, "source", im.Source, "digest", im.Digest)
 	return im, nil
 }
@@ -362,7 +363,15 @@ func (d *Daemon) imageDelete(ctx context.Context, r banger.NameRequest) (none, e
 	if users := d.imageUsers(r.Name); len(users) > 0 {
 		return none{}, inUse(r.Name, users)
 	}
-	return none{}, d.images.Delete(r.Name)
+	return none{}, d.deleteImage(r.Name)
+}
+
+func (d *Daemon) deleteImage(name string) error {
+	err := d.images.Delete(name)
+	if err == nil {
+		d.objectEvent(banger.EventImage, "removed", name)
+	}
+	return err
 }
 
 func inUse(name string, users []string) error {

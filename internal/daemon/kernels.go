@@ -194,6 +194,7 @@ func (d *Daemon) addKernel(ctx context.Context, o kernelOrder, force bool, p pro
 	if err = d.kernels.Commit(stage, w.Name, k, force); err != nil {
 		return k, err
 	}
+	d.objectEvent(banger.EventKernel, "added", k.Name)
 	d.Log.Info("kernel added", "kernel", k.Name, "source", k.Source)
 	return k, nil
 }
@@ -212,7 +213,11 @@ func (d *Daemon) kernelDelete(ctx context.Context, r banger.NameRequest) (none, 
 				WithHint("banger kernel rm --force %s", r.Name)
 		}
 	}
-	return none{}, d.kernels.Delete(r.Name)
+	err = d.kernels.Delete(r.Name)
+	if err == nil {
+		d.objectEvent(banger.EventKernel, "removed", r.Name)
+	}
+	return none{}, err
 }
 
 func (d *Daemon) kernelUsers(name string) []string {

@@ -75,6 +75,7 @@ func (v *vm) update(f func(*banger.VM)) error {
 	}
 	v.set(rec)
 	err := v.write(rec)
+	v.d.journal.add(vmEvents(old, rec)...)
 	if err != nil {
 		v.d.Log.Error("write record", "vm", rec.Name, "err", err)
 	}
@@ -85,12 +86,14 @@ func (v *vm) update(f func(*banger.VM)) error {
 func (v *vm) intend(f func(*banger.VM)) error {
 	v.writing.Lock()
 	defer v.writing.Unlock()
-	rec := v.record()
+	old := v.record()
+	rec := old
 	f(&rec)
 	if err := v.write(rec); err != nil {
 		return err
 	}
 	v.set(rec)
+	v.d.journal.add(vmEvents(old, rec)...)
 	return nil
 }
 

@@ -256,6 +256,7 @@ func (d *Daemon) removeHeld(v *vm) error {
 	}
 	d.at("delete: deleted")
 	d.forget(rec.ID)
+	d.journal.add(vmEvent(v.record(), "removed", ""))
 	d.Log.Info("vm removed", "vm", rec.Name)
 	return errors.Join(removeUnless(false, d.cachesOf(rec.ID)), d.dropTemporary(rec.Spec.Image))
 }

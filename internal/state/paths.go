@@ -44,6 +44,7 @@ const (
 	DaemonLock  = "daemon.lock"
 	DaemonLog   = "daemon.log"
 	StartLock   = "start.lock"
+	EventsFile  = "events.jsonl"
 
 	ConfigFile = "config.toml"
 
