@@ -33,6 +33,7 @@ func runAgent(init string) error {
 	}
 	if init == initSystemd {
 		srv.Ready = systemdReady
+		watchEnd()
 		unmaskGenerators()
 	}
 	if err := notifyReady(os.Getenv("NOTIFY_SOCKET")); err != nil {

@@ -136,7 +136,7 @@ func (b *boot) run() error {
 	}
 	// 11. Hand over to the init.
 	b.step.Store(11)
-	return b.handOver(cfg)
+	return b.handOver(cfg, flat)
 }
 
 // offerOurs mounts what banger adds to every machine.
@@ -151,10 +151,15 @@ func offerOurs(modules bool) error {
 }
 
 // handOver ends the boot in the machine's init. It returns only with an error.
-func (b *boot) handOver(cfg hello.Config) error {
+func (b *boot) handOver(cfg hello.Config, flat bool) error {
 	systemd, err := chooseInit("/", cfg.Init)
 	if err != nil {
 		return err
+	}
+	if systemd != "" && !flat {
+		if err := b.showOwn(); err != nil {
+			return err
+		}
 	}
 	if systemd != "" {
 		if err := prepareSystemd(cfg.Net); err != nil {

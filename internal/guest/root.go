@@ -127,6 +127,29 @@ func mountBootDisk() error {
 	return mountAll([]mountPoint{{dir: filepath.Dir(program), source: bootDisk, fstype: "ext4", flags: unix.MS_RDONLY | noSetuid, data: "noload"}})
 }
 
+// ownShown is where an init of the image finds the machine's own disk: an empty
+// directory of it.
+const ownShown = "/run/banger/disk"
+
+// showOwn mounts the machine's own file system once more where an init sees it.
+// At its end that makes read-only all that it knows of, and the overlay alone
+// would leave the disk below as a crash does, with a journal to replay. Only an
+// empty directory is shown, lest whoever searches the machine finds all twice.
+func (b *boot) showOwn() error {
+	own := fmt.Sprintf("/proc/self/fd/%d", b.own.Fd())
+	err := ensureDir(own + "/empty")
+	if err == nil {
+		err = ensureDir(ownShown)
+	}
+	if err == nil {
+		err = unix.Mount(own+"/empty", ownShown, "", unix.MS_BIND, "")
+	}
+	if err != nil {
+		return fmt.Errorf("show the machine's disk to its init: %w", err)
+	}
+	return nil
+}
+
 // switchRoot makes rootDir the root of the whole machine and takes the kernel's
 // file systems along. Compare switch_root(8).
 func switchRoot() error {

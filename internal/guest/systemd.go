@@ -47,11 +47,19 @@ const firstServices = "systemd-journald.service systemd-udevd.service systemd-ud
 	"systemd-random-seed.service systemd-sysctl.service systemd-sysusers.service " +
 	"systemd-tmpfiles-setup-dev-early.service systemd-tmpfiles-setup-dev.service"
 
-// bootMount keeps systemd from unmounting the agent's program at shutdown,
-// which would fail for as long as the agent runs.
-const bootMount = `[Unit]
+// stays keeps systemd from unmounting something in the course of a shutdown: the
+// agent's program, which would fail for as long as the agent runs, and the
+// machine's own disk, which is to be there at the very end (see showOwn).
+const stays = `[Unit]
 DefaultDependencies=no
 IgnoreOnIsolate=yes
+`
+
+// haltUnit has a halt end the machine as a poweroff does: one that only stands
+// still would hold its memory for ever, and nobody could reach it.
+const haltUnit = `[Service]
+ExecStart=
+ExecStart=systemctl --force poweroff
 `
 
 // unitName is what the agent's service is called.
@@ -151,7 +159,9 @@ func namesModules(root string) bool {
 func systemdFiles(root, cmdline string, n *hello.Net) map[string]string {
 	files := map[string]string{
 		unitDir + unitName: agentUnit,
-		unitDir + "run-banger-boot.mount.d/banger.conf": bootMount,
+		unitDir + "run-banger-boot.mount.d/banger.conf": stays,
+		unitDir + "run-banger-disk.mount.d/banger.conf": stays,
+		unitDir + "systemd-halt.service.d/banger.conf":  haltUnit,
 	}
 	for _, u := range masked {
 		files[unitDir+u] = ""
