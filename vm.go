@@ -27,7 +27,7 @@ type VMSpec struct {
 	// Overcommit lets it start where the host's memory may not be enough.
 	Overcommit bool   `json:"overcommit,omitempty"`
 	Disk       int64  `json:"disk,omitempty"`  // bytes, size of the private disk (sparse)
-	Init       string `json:"init,omitempty"`  // auto, banger or systemd
+	Init       string `json:"init,omitempty"`  // auto, banger, systemd or provision
 	Net        string `json:"net,omitempty"`   // nat or none
 	Accel      string `json:"accel,omitempty"` // auto, kvm or tcg
 	// Restart says whether a machine that nobody asked to end is started again:

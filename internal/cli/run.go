@@ -29,7 +29,7 @@ func (f *specFlags) flags(cmd *cobra.Command, c *CLI) {
 	fl.Var(sizeFlag{&f.spec.Memory}, "memory", "memory, for instance 512M or 2G, at least 64M (default 512M, or half of a small host's)")
 	fl.BoolVar(&f.spec.Overcommit, "force", false, "also with more memory than the host has, now and whenever it is started again")
 	fl.Var(sizeFlag{&f.spec.Disk}, "disk", "size of the private disk, which is sparse (default 10G)")
-	fl.StringVar(&f.spec.Init, "init", "", "pid 1: auto, banger or systemd (default auto)")
+	fl.StringVar(&f.spec.Init, "init", "", "pid 1: auto, banger, systemd or provision (default: the image's, else auto)")
 	fl.StringVar(&f.spec.Net, "net", "", "network: nat or none (default nat)")
 	fl.BoolVar(&f.nat, "nat", false, "the same as --net nat")
 	fl.StringVar(&f.spec.Accel, "accel", "", "accelerator: auto, kvm or tcg (default auto)")
@@ -37,7 +37,7 @@ func (f *specFlags) flags(cmd *cobra.Command, c *CLI) {
 	fl.IntVar(&f.spec.BootTimeout, "boot-timeout", 0, "seconds to wait for the guest to answer (default 120)")
 	_ = cmd.RegisterFlagCompletionFunc("kernel", c.completeKernels)
 	for name, words := range map[string][]string{
-		"init": {"auto", "banger", "systemd"}, "net": {"nat", "none"}, "accel": {"auto", "kvm", "tcg"}, "kernel-arg": kernelWords,
+		"init": {"auto", "banger", "systemd", "provision"}, "net": {"nat", "none"}, "accel": {"auto", "kvm", "tcg"}, "kernel-arg": kernelWords,
 	} {
 		_ = cmd.RegisterFlagCompletionFunc(name, cobra.FixedCompletions(words, cobra.ShellCompDirectiveNoFileComp))
 	}

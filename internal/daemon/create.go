@@ -66,12 +66,8 @@ func (d *Daemon) vmCreate(ctx context.Context, r banger.VMCreateRequest, p progr
 	if err := runsHere(image); err != nil {
 		return banger.VM{}, err
 	}
-	spec.Image = image.Name
-	if spec.Kernel == "" {
-		spec.Kernel = image.Kernel
-	}
-	if spec.Kernel == "" {
-		spec.Kernel = defaultKernel
+	if spec, err = d.fillFromImage(spec, r.Spec, image); err != nil {
+		return banger.VM{}, err
 	}
 	if spec.Kernel, err = d.ensureKernel(ctx, spec.Kernel, p); err != nil {
 		return banger.VM{}, err
@@ -190,7 +186,7 @@ func fillSpec(s banger.VMSpec) (banger.VMSpec, error) {
 		}
 		return nil
 	}
-	for _, err := range []error{def(&s.Init, "auto", "banger", "systemd"), def(&s.Net, "nat", "none"), def(&s.Accel, "auto", "kvm", "tcg"),
+	for _, err := range []error{def(&s.Init, "auto", inits[1:]...), def(&s.Net, "nat", "none"), def(&s.Accel, "auto", "kvm", "tcg"),
 		def(&s.Restart, "no", "on-failure", "always")} {
 		if err != nil {
 			return s, err

@@ -23,7 +23,7 @@ func runAgent(init string) error {
 	}
 	srv := &sshd.Server{
 		Init:     init,
-		Shutdown: endMachineBy,
+		Shutdown: func(how string) error { return endMachineBy(init, how) },
 		SetClock: setClock,
 		SFTP:     []string{itself, roleSFTP},
 		Copy:     []string{itself, hello.RoleCopy},
@@ -47,12 +47,22 @@ func runAgent(init string) error {
 }
 
 // endMachineBy asks pid 1, whatever it is, to end the machine in good order.
-func endMachineBy(how string) error {
-	sig := sigPowerOff
-	if how == hello.Reboot {
-		sig = sigReboot
+func endMachineBy(init, how string) error {
+	return syscall.Kill(1, endSignal(init, how))
+}
+
+// endSignal is the word of each init. That of busybox, which runs OpenRC, is in
+// its init/init.c.
+func endSignal(init, how string) syscall.Signal {
+	switch {
+	case init == initOpenRC && how == hello.Reboot:
+		return syscall.SIGTERM
+	case init == initOpenRC:
+		return syscall.SIGUSR2
+	case how == hello.Reboot:
+		return sigReboot
 	}
-	return syscall.Kill(1, sig)
+	return sigPowerOff
 }
 
 // readyWait bounds how long systemd may take to say how it is.

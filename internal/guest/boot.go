@@ -152,11 +152,19 @@ func offerOurs(modules bool) error {
 
 // handOver ends the boot in the machine's init. It returns only with an error.
 func (b *boot) handOver(cfg hello.Config, flat bool) error {
+	if cfg.Init == initProvision {
+		b.slow.Stop() // it says itself what it does
+		if err := newFirstBoot().run(context.Background()); err != nil {
+			return err
+		}
+	}
 	systemd, err := chooseInit("/", cfg.Init)
 	if err != nil {
 		return err
 	}
-	if systemd != "" && !flat {
+	_, openRC := resolve("/", openRCProgram)
+	openRC = openRC && systemd == "" && cfg.Init == initProvision
+	if (systemd != "" || openRC) && !flat {
 		if err := b.showOwn(); err != nil {
 			return err
 		}
@@ -166,6 +174,9 @@ func (b *boot) handOver(cfg hello.Config, flat bool) error {
 			return err
 		}
 		return execInit(systemd) // which closes the port
+	}
+	if openRC {
+		return execInit(openRCInit)
 	}
 	if err := mountAll(ownMounts); err != nil {
 		return err

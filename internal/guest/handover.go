@@ -10,10 +10,14 @@ import (
 
 // The inits a machine can be asked to have; the same words as in banger.VMSpec.
 const (
-	initAuto    = "auto"
-	initBanger  = "banger"
-	initSystemd = "systemd"
+	initAuto      = "auto"
+	initBanger    = "banger"
+	initSystemd   = "systemd"
+	initProvision = "provision"
 )
+
+// initOpenRC is what the agent is told where busybox's init runs OpenRC.
+const initOpenRC = "openrc"
 
 // systemdPaths are the places of systemd; the last one only if it leads to systemd.
 var systemdPaths = []string{"/lib/systemd/systemd", "/usr/lib/systemd/systemd", "/sbin/init"}
@@ -24,9 +28,9 @@ func chooseInit(root, want string) (string, error) {
 	switch want {
 	case initBanger:
 		return "", nil
-	case "", initAuto, initSystemd:
+	case "", initAuto, initSystemd, initProvision:
 	default:
-		return "", fmt.Errorf("choose the init: %q is none of %s, %s and %s", want, initAuto, initBanger, initSystemd)
+		return "", fmt.Errorf("choose the init: %q is none of %s, %s, %s and %s", want, initAuto, initBanger, initSystemd, initProvision)
 	}
 	for _, p := range systemdPaths {
 		real, ok := resolve(root, p)
@@ -74,9 +78,12 @@ func resolve(root, path string) (string, bool) {
 	return done, true
 }
 
+// initPath is the PATH of an init, and of what runs before it.
+const initPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
 // execInit becomes another program as pid 1. It returns only if that fails.
 func execInit(path string, args ...string) error {
 	argv := append([]string{path}, args...)
-	err := syscall.Exec(path, argv, []string{"TERM=linux", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"})
+	err := syscall.Exec(path, argv, []string{"TERM=linux", "PATH=" + initPath})
 	return fmt.Errorf("start %s as pid 1: %w", path, err)
 }

@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"banger/internal/hello"
@@ -49,6 +50,8 @@ func TestChooseInit(t *testing.T) {
 		{name: "dangling", root: []string{"/sbin/init -> /lib/systemd/systemd"}},
 		{name: "loop", root: []string{"/sbin/init -> /sbin/init"}},
 		{name: "scratch", want: "auto"},
+		{name: "provisioned", want: "provision", root: merged, path: "/usr/lib/systemd/systemd"},
+		{name: "provisioned with another init", want: "provision", root: []string{"/sbin/init"}},
 		{name: "unknown", want: "runit", fails: `"runit"`},
 	} {
 		got, err := chooseInit(fakeRoot(t, c.root...), c.want)
@@ -133,6 +136,20 @@ func TestIdleGenerators(t *testing.T) {
 	for _, name := range []string{"systemd-fstab-generator", "systemd-run-generator", "systemd-debug-generator"} {
 		if slices.Contains(idle, name) {
 			t.Errorf("%s is taken for idle", name)
+		}
+	}
+}
+
+func TestEndSignal(t *testing.T) {
+	for _, c := range []struct {
+		init, how string
+		want      syscall.Signal
+	}{
+		{initBanger, hello.Poweroff, sigPowerOff}, {initSystemd, hello.Reboot, sigReboot},
+		{initOpenRC, hello.Poweroff, syscall.SIGUSR2}, {initOpenRC, hello.Reboot, syscall.SIGTERM},
+	} {
+		if got := endSignal(c.init, c.how); got != c.want {
+			t.Errorf("endSignal(%s, %s) = %v, want %v", c.init, c.how, got, c.want)
 		}
 	}
 }

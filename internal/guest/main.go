@@ -6,6 +6,8 @@ import (
 	"os"
 	"path/filepath"
 
+	"golang.org/x/sys/unix"
+
 	"banger/internal/guest/sshd"
 	"banger/internal/hello"
 )
@@ -24,12 +26,12 @@ const (
 	roleProbe = hello.RoleProbe // says on stdout what the kernel can do
 )
 
-const usage = `usage: banger-guest agent INIT    serve the host over SSH; INIT is banger or systemd
+const usage = `usage: banger-guest agent INIT    serve the host over SSH; INIT is banger, systemd or openrc
        banger-guest sftp          serve files on stdin and stdout
        banger-guest copy          carry out one order of banger cp, given on stdin
        banger-guest probe         say what the kernel can do; only for a machine that is thrown away
        banger-guest build         carry out one order of a build, given on stdin
-As pid 1 it boots the machine.`
+As pid 1 it boots the machine. As banger-first-boot it installs an init and an SSH server.`
 
 // Main is the program: its pid and its arguments choose the role. It returns
 // the exit code; as pid 1 it never does.
@@ -43,6 +45,13 @@ func Main(pid int, args []string) int {
 	switch {
 	case name == roleBuildInner: // pid 1 too, but of a namespace
 		return runBuildInner()
+	case name == roleFirstBoot:
+		err = runFirstBoot(pid)
+		if pid == 1 {
+			say("%v", err)
+			endMachine(unix.LINUX_REBOOT_CMD_POWER_OFF)
+		}
+		args[0] = name
 	case pid == 1:
 		// The kernel hands the words it does not know to init: no roles of ours.
 		Boot()

@@ -98,3 +98,9 @@ func ensureDir(path string) error {
 	}
 	return os.Mkdir(path, 0o755)
 }
+
+// isMount reports whether a file system is mounted at dir.
+func isMount(dir string) bool {
+	var at, above unix.Stat_t
+	return unix.Stat(dir, &at) == nil && unix.Stat(filepath.Dir(dir), &above) == nil && at.Dev != above.Dev
+}

@@ -65,7 +65,7 @@ type Config struct {
 	AuthorizedKeys []string `json:"authorized_keys"`       // authorized_keys lines
 	Time           int64    `json:"time"`                  // the host's clock, nanoseconds since 1970
 	Net            *Net     `json:"net,omitempty"`         // nil: no network
-	Init           string   `json:"init,omitempty"`        // auto, banger or systemd; empty is auto
+	Init           string   `json:"init,omitempty"`        // auto, banger, systemd or provision; empty is auto
 	Env            []string `json:"env,omitempty"`         // the image's, NAME=value
 	WorkingDir     string   `json:"working_dir,omitempty"` // the image's
 	User           string   `json:"user,omitempty"`        // the image's: user[:group], names or numbers
