@@ -1,7 +1,11 @@
 package agent
 
 import (
+	"banger/internal/parcel"
+	"bytes"
 	"io"
+	"os"
+	"path/filepath"
 	"testing"
 )
 
@@ -52,6 +56,27 @@ func BenchmarkInput(b *testing.B) {
 	b.SetBytes(64 << 20)
 	for b.Loop() {
 		if _, err := c.Run(b.Context(), Request{Argv: []string{"cat"}, Stdin: io.LimitReader(zeros{}, 64<<20), Stdout: io.Discard}); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkCopyFrom is a file of 64 MiB that the guest packs.
+func BenchmarkCopyFrom(b *testing.B) {
+	r := newRig(b)
+	r.boot()
+	c := r.dial()
+	file := filepath.Join(b.TempDir(), "file")
+	if err := os.WriteFile(file, bytes.Repeat([]byte("0123456789abcdef"), 4<<20), 0o600); err != nil {
+		b.Fatal(err)
+	}
+	b.SetBytes(64 << 20)
+	for b.Loop() {
+		_, err := c.CopyFrom(b.Context(), "", parcel.Source{Path: file}, func(r io.Reader) error {
+			_, err := io.Copy(io.Discard, r)
+			return err
+		})
+		if err != nil {
 			b.Fatal(err)
 		}
 	}

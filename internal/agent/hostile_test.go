@@ -148,7 +148,7 @@ func fakeGuest(t *testing.T, r *rig, serve func(ssh.Channel, <-chan *ssh.Request
 	t.Helper()
 	st := shake(t, r.port.guest)
 	cfg := muxConfig()
-	mux, err := yamux.Server(&link{r.port.guest, st}, cfg)
+	mux, err := yamux.Server(&link{r.port.guest, st, r.port.guest}, cfg)
 	if err != nil {
 		t.Fatal(err)
 	}

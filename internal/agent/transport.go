@@ -175,7 +175,7 @@ func (t *Transport) session(ctx context.Context, host *hello.Host) error {
 		return err
 	}
 	guard := &watched{r: hello.Guard(st, false)}
-	mux, err := yamux.Client(&link{c, guard}, muxConfig())
+	mux, err := yamux.Client(&link{c, guard, hello.Join(c)}, muxConfig())
 	if err != nil {
 		return err
 	}
@@ -244,9 +244,11 @@ func (t *Transport) wait(ctx context.Context) (*yamux.Session, error) {
 type link struct {
 	net.Conn
 	r io.Reader
+	w io.Writer
 }
 
-func (l *link) Read(p []byte) (int, error) { return l.r.Read(p) }
+func (l *link) Read(p []byte) (int, error)  { return l.r.Read(p) }
+func (l *link) Write(p []byte) (int, error) { return l.w.Write(p) }
 
 // watched remembers what ended the reading. Its error may be looked at when
 // the reader is done.

@@ -103,7 +103,11 @@ func (s *session) copyFiles() error {
 		case <-over:
 		}
 	}()
-	res := s.conn.srv.copyAs(order, u, data)
+	out := writeBehind(data, hello.FullFrame)
+	res := s.conn.srv.copyAs(order, u, data, out)
+	if err := out.Close(); err != nil && res.Error == "" {
+		res.Error = err.Error()
+	}
 	data.Close() // before the result: whoever has that has all data
 	return json.NewEncoder(s.ch).Encode(res)
 }
@@ -121,18 +125,18 @@ func readCopyOrder(r io.Reader) (o parcel.Order, err error) {
 
 // copyAs carries the order out here, or for another user in a process that runs
 // as that user.
-func (s *Server) copyAs(o parcel.Order, u user, data net.Conn) parcel.Result {
+func (s *Server) copyAs(o parcel.Order, u user, data net.Conn, out io.Writer) parcel.Result {
 	if int(u.uid) == os.Getuid() && int(u.gid) == os.Getgid() {
-		return o.Do(data, data)
+		return o.Do(data, out)
 	}
-	res, err := s.copyProcess(o, u, data)
+	res, err := s.copyProcess(o, u, data, out)
 	if err != nil {
 		res.Error = fmt.Sprintf("copy as user %d: %v", u.uid, err)
 	}
 	return res
 }
 
-func (s *Server) copyProcess(o parcel.Order, u user, data net.Conn) (res parcel.Result, err error) {
+func (s *Server) copyProcess(o parcel.Order, u user, data net.Conn, out io.Writer) (res parcel.Result, err error) {
 	if len(s.Copy) == 0 || os.Getuid() != 0 {
 		return res, errors.New("the agent has no way to")
 	}
@@ -158,7 +162,7 @@ func (s *Server) copyProcess(o parcel.Order, u user, data net.Conn) (res parcel.
 			_, _ = io.Copy(p.in, data)
 		}
 	}()
-	if _, err := io.Copy(data, p.outs[0]); err != nil {
+	if _, err := io.Copy(out, p.outs[0]); err != nil {
 		p.outs[0].Close() // its next write fails
 	}
 	err = json.NewDecoder(io.LimitReader(p.outs[1], parcel.MaxOrder)).Decode(&res)

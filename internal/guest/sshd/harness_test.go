@@ -145,7 +145,7 @@ func (g *guest) attach(resume bool) {
 	if err != nil {
 		g.t.Fatal(err)
 	}
-	if g.mux, err = yamux.Client(&link{st, hello.Guard(st, false)}, muxConfig()); err != nil {
+	if g.mux, err = yamux.Client(&link{st, hello.Guard(st, false), hello.Join(st)}, muxConfig()); err != nil {
 		g.t.Fatal(err)
 	}
 }

@@ -120,7 +120,7 @@ func (s *Server) session(ctx context.Context, cfg hello.Config, st hello.Stream)
 	if err != nil {
 		s.Log.Error("use the configuration", "err", err) // and refuse each connection: the host sees why
 	}
-	mux, err := yamux.Server(&link{st, hello.Guard(st, true)}, muxConfig())
+	mux, err := yamux.Server(&link{st, hello.Guard(st, true), hello.Join(st)}, muxConfig())
 	if err != nil {
 		return err
 	}
@@ -177,10 +177,12 @@ func (s *Server) stream(c net.Conn, id *identity) error {
 // and writes but keeps the port open: it can be opened only once.
 type link struct {
 	hello.Stream
-	guard io.Reader
+	guard  io.Reader
+	frames io.Writer
 }
 
-func (l *link) Read(p []byte) (int, error) { return l.guard.Read(p) }
+func (l *link) Read(p []byte) (int, error)  { return l.guard.Read(p) }
+func (l *link) Write(p []byte) (int, error) { return l.frames.Write(p) }
 
 func (l *link) Close() error {
 	past := time.Unix(1, 0)
