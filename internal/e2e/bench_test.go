@@ -15,7 +15,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -259,17 +258,7 @@ func daemonMemory(b *testing.B, h *host, field string) float64 {
 	if err != nil {
 		b.Fatal(err)
 	}
-	for line := range strings.Lines(string(status)) {
-		if rest, ok := strings.CutPrefix(line, field+":"); ok {
-			kib, err := strconv.ParseFloat(strings.Fields(rest)[0], 64)
-			if err != nil {
-				b.Fatal(err)
-			}
-			return kib / 1024
-		}
-	}
-	b.Fatalf("no %s", field)
-	return 0
+	return mebibytes(b, string(status), field)
 }
 
 // BenchmarkPull is an image pulled from a registry on loopback, against
