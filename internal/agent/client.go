@@ -74,6 +74,20 @@ func greeting(nc net.Conn, port uint32) error {
 	return nc.SetDeadline(time.Time{})
 }
 
+// DialRoot is Dial as root with the user's key, a file that is made if it is not
+// there; the host key is a line of the authorized_keys format.
+func DialRoot(ctx context.Context, socketPath, userKey, hostKey string) (*Client, error) {
+	signer, err := LoadOrCreateUserKey(userKey)
+	if err != nil {
+		return nil, err
+	}
+	key, _, _, _, err := ssh.ParseAuthorizedKey([]byte(hostKey))
+	if err != nil {
+		return nil, fmt.Errorf("read host key: %w", err)
+	}
+	return Dial(ctx, socketPath, Options{User: "root", Signer: signer, HostKey: key})
+}
+
 // Dial connects to the agent behind a CONNECT socket. It is Unavailable if
 // nothing answers there, and a Conflict if the guest does not have its host
 // key. When ctx ends first, its cause is in the error.

@@ -8,7 +8,6 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/crypto/ssh"
 	"golang.org/x/term"
 
 	"banger"
@@ -95,15 +94,7 @@ func (c *CLI) dialAgent(ctx context.Context, vm banger.VM) (*agent.Client, error
 	if err := running(vm); err != nil {
 		return nil, err
 	}
-	signer, err := agent.LoadOrCreateUserKey(c.layout.UserKey())
-	if err != nil {
-		return nil, err
-	}
-	key, _, _, _, err := ssh.ParseAuthorizedKey([]byte(vm.HostKey))
-	if err != nil {
-		return nil, fmt.Errorf("read host key of vm %q: %w", vm.Name, err)
-	}
-	return agent.Dial(ctx, vm.Agent, agent.Options{User: "root", Signer: signer, HostKey: key})
+	return agent.DialRoot(ctx, vm.Agent, c.layout.UserKey(), vm.HostKey)
 }
 
 // makeRaw hands the terminal over to the guest: keys unread, size changes passed on.

@@ -8,8 +8,6 @@ import (
 	"fmt"
 	"io"
 
-	"golang.org/x/crypto/ssh"
-
 	"banger"
 	"banger/internal/agent"
 	"banger/internal/hello"
@@ -83,15 +81,7 @@ func (d *Daemon) probe(ctx context.Context, vm banger.VM) (report hello.Report, 
 
 // dialAgent connects to the agent of a VM that runs.
 func (d *Daemon) dialAgent(ctx context.Context, vm banger.VM) (*agent.Client, error) {
-	signer, err := agent.LoadOrCreateUserKey(d.Layout.UserKey())
-	if err != nil {
-		return nil, err
-	}
-	key, _, _, _, err := ssh.ParseAuthorizedKey([]byte(vm.HostKey))
-	if err != nil {
-		return nil, fmt.Errorf("read host key: %w", err)
-	}
-	return agent.Dial(ctx, vm.Agent, agent.Options{User: "root", Signer: signer, HostKey: key})
+	return agent.DialRoot(ctx, vm.Agent, d.Layout.UserKey(), vm.HostKey)
 }
 
 // bounded passes on what a guest may say, and drops the rest: the guest is not

@@ -14,8 +14,6 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/crypto/ssh"
-
 	"banger"
 	"banger/internal/agent"
 )
@@ -66,15 +64,7 @@ func BenchmarkGuest(b *testing.B) {
 func (h *host) dialAgent(b *testing.B, name string) *agent.Client {
 	b.Helper()
 	vm := h.show(b, name)
-	signer, err := agent.LoadOrCreateUserKey(h.layout(b).UserKey())
-	if err != nil {
-		b.Fatal(err)
-	}
-	key, _, _, _, err := ssh.ParseAuthorizedKey([]byte(vm.HostKey))
-	if err != nil {
-		b.Fatal(err)
-	}
-	c, err := agent.Dial(b.Context(), vm.Agent, agent.Options{User: "root", Signer: signer, HostKey: key})
+	c, err := agent.DialRoot(b.Context(), vm.Agent, h.layout(b).UserKey(), vm.HostKey)
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -10,8 +10,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/crypto/ssh"
-
 	"banger"
 	"banger/internal/agent"
 	"banger/internal/hello"
@@ -196,13 +194,5 @@ func (s *Shim) shutdown(ctx context.Context) error {
 
 // dialAgent connects to the machine's agent as its clients do.
 func (s *Shim) dialAgent(ctx context.Context) (*agent.Client, error) {
-	signer, err := agent.LoadOrCreateUserKey(s.spec.UserKey)
-	if err != nil {
-		return nil, err
-	}
-	host, _, _, _, err := ssh.ParseAuthorizedKey([]byte(s.spec.HostKey))
-	if err != nil {
-		return nil, fmt.Errorf("parse host key: %w", err)
-	}
-	return agent.Dial(ctx, s.spec.Machine.RunDir+"/"+state.AgentSocket, agent.Options{User: "root", Signer: signer, HostKey: host})
+	return agent.DialRoot(ctx, s.spec.Machine.RunDir+"/"+state.AgentSocket, s.spec.UserKey, s.spec.HostKey)
 }
