@@ -22,7 +22,9 @@ func watchEnd() {
 	go func() {
 		<-asked
 		if last, err := os.Readlink("/proc/1/exe"); err == nil && filepath.Base(last) == "systemd-shutdown" {
-			endOthers(otherProcesses("/proc"), stopWait)
+			endOthers(otherProcesses("/proc"), stopWait, func() {
+				_ = syscall.Kill(-1, syscall.SIGKILL) // all but pid 1 and this one
+			})
 		}
 		os.Exit(0)
 	}()
@@ -30,11 +32,11 @@ func watchEnd() {
 
 // endOthers waits until the processes have ended, and kills what has not in time.
 // It is itself waited for, so it must not stay longer than they do.
-func endOthers(pids []int, limit time.Duration) {
+func endOthers(pids []int, limit time.Duration, kill func()) {
 	end := time.Now().Add(limit)
 	for _, pid := range pids {
 		if !awaitProcess(pid, end) {
-			_ = syscall.Kill(-1, syscall.SIGKILL) // all but pid 1 and this one
+			kill()
 			return
 		}
 	}
