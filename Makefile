@@ -71,6 +71,7 @@ bench: ## measure speed and memory against raw QEMU and other tools
 	@scripts/setup bench
 	@$(MAKE) --no-print-directory build kernel
 	@$(GO) test -tags e2e,large -run '^$$' -bench . -benchtime 1x -timeout 60m ./internal/e2e
+	@$(GO) test -run '^$$' -bench 'Run$$|CopyFrom' -benchtime 100x ./internal/agent
 
 lint: guest ## check formatting, vet and staticcheck, with and without the e2e tests
 	@scripts/lint
