@@ -49,6 +49,10 @@ type VMSpec struct {
 	Files []GuestFile `json:"files,omitempty"`
 	// Labels are for the user alone, and for filters.
 	Labels map[string]string `json:"labels,omitempty"`
+	// Timeout is how long the VM may be up, and IdleTimeout how long it may be idle,
+	// in seconds; then it is stopped. 0: for ever.
+	Timeout     int `json:"timeout,omitempty"`
+	IdleTimeout int `json:"idle_timeout,omitempty"`
 	// BootTimeout is how long a start waits for the guest to answer, in seconds.
 	BootTimeout int `json:"boot_timeout,omitempty"`
 }

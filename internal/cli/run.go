@@ -18,6 +18,8 @@ type specFlags struct {
 	spec  banger.VMSpec
 	nat   bool
 	files []string
+
+	timeout, idle time.Duration
 }
 
 func (f *specFlags) flags(cmd *cobra.Command, c *CLI) {
@@ -34,6 +36,8 @@ func (f *specFlags) flags(cmd *cobra.Command, c *CLI) {
 	fl.BoolVar(&f.nat, "nat", false, "the same as --net nat")
 	fl.StringVar(&f.spec.Accel, "accel", "", "accelerator: auto, kvm or tcg (default auto)")
 	fl.StringArrayVar(&f.files, "file", nil, "copy file `SRC:DST` of this host into the VM, before its init first starts; may be repeated")
+	fl.DurationVar(&f.timeout, "timeout", 0, "stop it when it has been up for so long, for instance 8h")
+	fl.DurationVar(&f.idle, "idle-timeout", 0, "stop it when there was no session and no work for so long, for instance 30m")
 	fl.IntVar(&f.spec.BootTimeout, "boot-timeout", 0, "seconds to wait for the guest to answer (default 120)")
 	_ = cmd.RegisterFlagCompletionFunc("kernel", c.completeKernels)
 	for name, words := range map[string][]string{
@@ -47,6 +51,16 @@ func (f *specFlags) flags(cmd *cobra.Command, c *CLI) {
 var kernelWords = []string{"ignore_loglevel", "loglevel=7", "mitigations=off", "systemd.log_level=debug", "systemd.unit=rescue.target"}
 
 func (f *specFlags) get(cmd *cobra.Command) (banger.VMSpec, error) {
+	for _, l := range []struct {
+		flag    string
+		limit   time.Duration
+		seconds *int
+	}{{"timeout", f.timeout, &f.spec.Timeout}, {"idle-timeout", f.idle, &f.spec.IdleTimeout}} {
+		if l.limit != 0 && l.limit < time.Second {
+			return f.spec, usageError{fmt.Errorf("--%s %s: want a second at least", l.flag, l.limit), cmd}
+		}
+		*l.seconds = int(l.limit / time.Second)
+	}
 	if f.nat {
 		if f.spec.Net != "" && f.spec.Net != "nat" {
 			return f.spec, usageError{fmt.Errorf("--nat and --net %s exclude each other", f.spec.Net), cmd}
@@ -128,10 +142,22 @@ func (c *CLI) run(ctx context.Context, spec banger.VMSpec, sess sessionFlags, ar
 		req.Argv = command(image.Config, argv)
 		code, err = c.session(ctx, vm, req)
 	}
+	if err != nil && ctx.Err() == nil {
+		err = c.whyEnded(ctx, client, vm.ID, err)
+	}
 	if rmErr := c.removeAfter(ctx, vm.ID); err == nil && rmErr != nil {
 		fmt.Fprintf(c.Stderr, "banger: remove vm %s: %v\n", vm.Name, rmErr)
 	}
 	return code, err
+}
+
+// whyEnded is the error of a session that broke off, with the reason if the VM ended.
+func (c *CLI) whyEnded(ctx context.Context, client *banger.Client, id string, err error) error {
+	vm, showErr := client.VMShow(ctx, id)
+	if showErr != nil || vm.Reason == "" {
+		return err
+	}
+	return ownFailure{banger.Errorf(banger.Unavailable, "vm %q is %s: %s (%w)", vm.Name, vm.State, vm.Reason, err)}
 }
 
 // command is what runs: the image's entry point before the words that were

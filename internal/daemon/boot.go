@@ -116,6 +116,7 @@ func (d *Daemon) prepare(ctx context.Context, rec banger.VM) (spec shim.Spec, er
 			},
 		},
 		UserKey: d.Layout.UserKey(), HostKey: rec.HostKey, BootPath: plan.Path, BootReason: plan.Reason,
+		Timeout: time.Duration(rec.Spec.Timeout) * time.Second, IdleTimeout: time.Duration(rec.Spec.IdleTimeout) * time.Second,
 	}
 
 	// 4. What the guest is told when it asks, and what its kernel is told.

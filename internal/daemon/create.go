@@ -31,7 +31,8 @@ const (
 	defaultGrace  = 30 * time.Second // systemd takes 2 to 6 s under emulation, longer on a busy host
 	defaultBoot   = 120              // seconds: emulated, on a busy host, with many boots at once
 	maxBoot       = 24 * 3600
-	maxGrace      = 24 * 3600 // seconds
+	maxGrace      = 24 * 3600            // seconds
+	maxLife       = 10 * 366 * 24 * 3600 // seconds
 )
 
 // vmCreate makes a VM and starts it. If anything goes wrong, or the caller
@@ -213,6 +214,8 @@ func fillSpec(s banger.VMSpec) (banger.VMSpec, error) {
 		return s, banger.Errorf(banger.Invalid, "%d bytes of disk: want 64 MiB to 16 TiB", s.Disk)
 	case s.BootTimeout > maxBoot:
 		return s, banger.Errorf(banger.Invalid, "%d seconds to boot: want at most %d", s.BootTimeout, maxBoot)
+	case s.Timeout < 0 || s.Timeout > maxLife || s.IdleTimeout < 0 || s.IdleTimeout > maxLife:
+		return s, banger.Errorf(banger.Invalid, "a limit of %d or %d seconds: want at most %d", s.Timeout, s.IdleTimeout, maxLife)
 	case s.Image == "":
 		return s, banger.Errorf(banger.Invalid, "no image given").WithHint("banger image ls --available")
 	}

@@ -129,6 +129,8 @@ func TestBadSpecs(t *testing.T) {
 		"memory":            func(s *banger.VMSpec) { s.Memory = 1 },
 		"disk":              func(s *banger.VMSpec) { s.Disk = 1 << 60 },
 		"boot time":         func(s *banger.VMSpec) { s.BootTimeout = 1 << 60 }, // would turn negative
+		"time":              func(s *banger.VMSpec) { s.Timeout = 1 << 40 },
+		"idle time":         func(s *banger.VMSpec) { s.IdleTimeout = -1 },
 		"host name":         func(s *banger.VMSpec) { s.Hostname = "a.b" },
 		"working directory": func(s *banger.VMSpec) { s.WorkingDir = "srv" },
 		"user":              func(s *banger.VMSpec) { s.User = "me\n" },

@@ -326,3 +326,44 @@ func TestKillDuringPause(t *testing.T) {
 		})
 	}
 }
+
+// A VM whose time is up was asked to end, when it was made: no policy starts it
+// again, also where no daemon saw its end.
+func TestTimeIsUp(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	h.open()
+	create := func(name string, bend func(*banger.VMSpec)) {
+		spec := testSpec(name)
+		spec.Restart = "always"
+		bend(&spec)
+		_, err := h.client.VMCreate(t.Context(), banger.VMCreateRequest{Spec: spec}, nil)
+		h.must(err)
+	}
+	ended := func(name, reason string) {
+		t.Helper()
+		rec, err := h.client.VMWait(t.Context(), name)
+		h.must(err)
+		if rec.State != banger.Stopped || rec.Reason != reason || rec.Again || rec.Restarts != 0 || rec.ExitCode != 0 {
+			t.Errorf("%s is %s (%s), again %v", name, rec.State, rec.Reason, rec.Again)
+		}
+	}
+	create("brief", func(s *banger.VMSpec) { s.Timeout = 1 })
+	create("idle", func(s *banger.VMSpec) { s.IdleTimeout = 1 })
+	ended("brief", "its time was up")
+	ended("idle", "it was idle for 1s")
+	_, err := h.start("brief") // has its time again
+	h.must(err)
+	h.close()
+	h.eventually(func() error {
+		if pids := h.processes(); len(pids) > 0 {
+			return fmt.Errorf("processes %v are left", pids)
+		}
+		return nil
+	})
+	h.open()
+	ended("brief", "its time was up")
+	h.remove("brief")
+	h.remove("idle")
+	h.clean()
+}

@@ -1,11 +1,8 @@
 package daemon
 
 import (
-	"bytes"
 	"context"
-	"fmt"
 	"os"
-	"strconv"
 	"sync"
 	"syscall"
 	"time"
@@ -54,7 +51,7 @@ func (v *vm) stats(ctx context.Context) banger.VMStats {
 		if t, err := v.traffic(ctx); err == nil {
 			s.DiskRead, s.DiskWritten = t.DiskRead, t.DiskWritten
 		}
-		s.CPUTime = cpuTime(s.VMMPID)
+		s.CPUTime = vmm.CPUTime(s.VMMPID)
 		s.RSS, s.PSS = hostmem.Resident(s.VMMPID)
 	}
 	if fi, err := os.Stat(v.d.disks.Path(rec.ID, state.DiskFile)); err == nil {
@@ -97,27 +94,4 @@ func (v *vm) traffic(ctx context.Context) (vmm.Traffic, error) {
 		return vmm.Traffic{}, t.Error
 	}
 	return t.Traffic, nil
-}
-
-// userHZ is the unit of times in /proc/PID/stat. The kernel's own tick may be
-// another one, this is not: it is 100 for every architecture that banger has.
-const userHZ = 100
-
-// cpuTime is the processor time that a process has used, 0 if it is gone.
-// Format: proc(5), fields 14 and 15 of /proc/PID/stat.
-func cpuTime(pid int) time.Duration {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return 0
-	}
-	fields := bytes.Fields(b[bytes.LastIndexByte(b, ')')+1:]) // field 3 is the first
-	if len(fields) < 13 {
-		return 0
-	}
-	var ticks int64
-	for _, f := range fields[11:13] {
-		n, _ := strconv.ParseInt(string(f), 10, 64)
-		ticks += n
-	}
-	return time.Duration(ticks) * time.Second / userHZ
 }

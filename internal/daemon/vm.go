@@ -206,6 +206,8 @@ func (v *vm) apply(s shim.Status) {
 func liveRecord(r *banger.VM, s shim.Status) {
 	switch {
 	case r.State == banger.Stopping:
+	case s.Expired != "":
+		r.State, r.Reason = banger.Stopping, s.Expired
 	case s.Phase == shim.Starting && r.State != banger.Starting:
 		r.State, r.Reason = banger.Starting, "the guest rebooted"
 	case s.Phase == shim.Running && s.Paused:
@@ -219,7 +221,7 @@ func liveRecord(r *banger.VM, s shim.Status) {
 
 // endRecord notes how a machine ended, and whether there is to be another one.
 func endRecord(r *banger.VM, end, verdict *shim.End) {
-	asked := r.State == banger.Stopping && (verdict == nil || verdict.State == banger.Stopped)
+	asked := end.Expired || r.State == banger.Stopping && (verdict == nil || verdict.State == banger.Stopped)
 	ranWell := r.StartedAt.Add(wellTime).Before(end.Time)
 	r.State, r.Reason, r.StoppedAt, r.Machine = end.State, end.Reason, end.Time, nil
 	if verdict != nil {

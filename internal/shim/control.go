@@ -170,10 +170,21 @@ func (s *Shim) stop(ctx context.Context, m vmm.Machine, grace time.Duration) {
 	case <-m.Done():
 	case <-ctx.Done():
 		if errors.Is(ctx.Err(), context.DeadlineExceeded) { // else somebody was faster
-			s.override(fmt.Sprintf("killed: the guest did not stop within %s", grace))
+			s.overdue(grace)
 			_ = m.Kill()
 		}
 	}
+}
+
+// overdue notes that the guest did not end in its time, and what it was to end for.
+func (s *Shim) overdue(grace time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	reason := fmt.Sprintf("killed: the guest did not stop within %s", grace)
+	if s.expired {
+		reason = s.asked + "; " + reason
+	}
+	s.asked = reason
 }
 
 // shutdown asks the agent to power the guest off.

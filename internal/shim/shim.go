@@ -34,7 +34,10 @@ type Shim struct {
 	status  Status
 	changed chan struct{} // closed at each change of status, then replaced
 	asked   string        // who asked for the end, for its reason
+	expired bool          // it was a limit of the VM
 	cancel  context.CancelCauseFunc
+
+	visits visits
 }
 
 // Run boots the machine, serves its sockets and returns when it has ended;
@@ -77,6 +80,11 @@ func (s *Shim) hold(ctx context.Context) *End {
 	}
 	defer tty.close()
 	s.spec.Machine.Console, s.spec.Machine.Keys = io.MultiWriter(log, tty), tty.input
+	limits, lifted := context.WithCancel(ctx)
+	var keeper sync.WaitGroup
+	keeper.Go(func() { s.keepLimits(limits) })
+	defer keeper.Wait()
+	defer lifted()
 	for {
 		sock := filepath.Join(s.spec.Machine.RunDir, state.AgentSocket)
 		_ = os.Remove(sock) // of an earlier run whose shim was killed
@@ -89,17 +97,25 @@ func (s *Shim) hold(ctx context.Context) *End {
 			_ = listener.Close()
 		}
 		if err != nil && ctx.Err() != nil { // it was told to end before the machine ran
-			return &End{State: banger.Stopped, Reason: s.ask(context.Cause(ctx).Error())}
+			return s.stoppedEarly(context.Cause(ctx))
 		}
 		if err != nil {
 			return fail(err)
 		}
 		s.started(m)
-		s.serve(ctx, m, listener)
+		s.serve(ctx, m, counted{listener, &s.visits})
 		if !s.reboots(m) {
 			return s.endOf(m)
 		}
 	}
+}
+
+// stoppedEarly is the end of a machine that was told to end before it ran.
+func (s *Shim) stoppedEarly(cause error) *End {
+	reason := s.ask(cause.Error())
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return &End{State: banger.Stopped, Reason: reason, Expired: s.expired}
 }
 
 // serve holds a machine that runs until it has ended.
@@ -220,12 +236,12 @@ func (s *Shim) event(e agent.Event) {
 func (s *Shim) endOf(m vmm.Machine) *End {
 	exit := m.Exit()
 	s.mu.Lock()
-	asked, guest := s.asked, s.status.Guest
+	asked, guest, expired := s.asked, s.status.Guest, s.expired
 	s.mu.Unlock()
 	failed := func(format string, args ...any) *End {
 		return &End{State: banger.Failed, Reason: fmt.Sprintf(format, args...)}
 	}
-	stopped := func(reason string) *End { return &End{State: banger.Stopped, Reason: reason} }
+	stopped := func(reason string) *End { return &End{State: banger.Stopped, Reason: reason, Expired: expired} }
 	switch {
 	case guest != "":
 		return failed("the guest could not boot: %s", guest)

@@ -19,6 +19,10 @@ type Spec struct {
 	// BootPath and BootReason are those of banger.Machine.
 	BootPath   string `json:"boot_path"`
 	BootReason string `json:"boot_reason"`
+	// Timeout is how long the machine may be up, IdleTimeout how long it may be
+	// idle, in nanoseconds; 0: for ever.
+	Timeout     time.Duration `json:"timeout,omitempty"`
+	IdleTimeout time.Duration `json:"idle_timeout,omitempty"`
 }
 
 // Phase is how far a machine has come.
@@ -39,7 +43,8 @@ type Status struct {
 	Guest   string          `json:"guest,omitempty"`   // what pid 1 of the guest died of
 	Seen    string          `json:"seen,omitempty"`    // what the CPUs were at when a boot was given up
 	Paused  bool            `json:"paused,omitempty"`
-	Answer  *Answer         `json:"answer,omitempty"` // to the last order that has one
+	Expired string          `json:"expired,omitempty"` // the limit for which it is being stopped
+	Answer  *Answer         `json:"answer,omitempty"`  // to the last order that has one
 	Traffic *Traffic        `json:"traffic,omitempty"`
 	Boot    Timeline        `json:"boot"`
 	Reboots int             `json:"reboots,omitempty"` // that the guest has asked for
@@ -72,6 +77,8 @@ type End struct {
 	Reason string         `json:"reason"`
 	Error  *banger.Error  `json:"error,omitempty"` // of a VMM that did not start
 	Time   time.Time      `json:"time"`
+	// Expired says that a limit of the VM brought it, which is as good as an order.
+	Expired bool `json:"expired,omitempty"`
 }
 
 // Answer tells the daemon what became of an order that may fail.

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"banger"
 )
@@ -109,5 +110,16 @@ func TestProcessOf(t *testing.T) {
 	_ = cmd.Wait()
 	if _, err := ProcessOf(cmd.Process.Pid); !banger.IsKind(err, banger.NotFound) {
 		t.Errorf("ended process: got %v", err)
+	}
+}
+
+func TestCPUTime(t *testing.T) {
+	for end := time.Now().Add(10 * time.Second); CPUTime(os.Getpid()) == 0; { // this loop is what it counts
+		if time.Now().After(end) {
+			t.Fatal("this process has used no time")
+		}
+	}
+	if d := CPUTime(-1); d != 0 {
+		t.Errorf("no process has used %s", d)
 	}
 }
