@@ -88,6 +88,9 @@ func (d *Daemon) bootBuilder(ctx context.Context, spec banger.VMSpec, caches boo
 	}
 	d.at("build: vm added")
 	rec, err := d.start(ctx, v, p)
+	if banger.IsKind(err, banger.Exhausted) { // here --force means something else
+		err = banger.AsError(err).WithHint("stop a VM, or give the steps less: --memory 512M")
+	}
 	if err != nil {
 		return nil, err
 	}
