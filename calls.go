@@ -41,6 +41,12 @@ type VMCreateRequest struct {
 	Ephemeral bool `json:"ephemeral,omitempty"`
 }
 
+// VMAwaitRequest asks to wait for something in a VM that runs.
+type VMAwaitRequest struct {
+	Name    string   `json:"name"`
+	WaitFor []string `json:"wait_for"` // as in VMSpec
+}
+
 // VMStopRequest asks for the end of a VM's machine.
 type VMStopRequest struct {
 	Name    string `json:"name"`
@@ -160,6 +166,12 @@ func (c *Client) VMCreate(ctx context.Context, r VMCreateRequest, progress func(
 // Kinds: not_found, conflict (it is paused, or was stopped meanwhile), exhausted, unavailable.
 func (c *Client) VMStart(ctx context.Context, r NameRequest, progress func(Progress)) (VM, error) {
 	return stream[VM](ctx, c, "vm.start", r, progress)
+}
+
+// VMAwait waits until a VM that runs has what is asked for, as long as its boot
+// may take. Kinds: conflict (it does not run), invalid, unsupported, unavailable (it did not come).
+func (c *Client) VMAwait(ctx context.Context, r VMAwaitRequest, progress func(Progress)) (VM, error) {
+	return stream[VM](ctx, c, "vm.await", r, progress)
 }
 
 // VMStop stops a VM and waits until it has ended. One that does not run is left as it is.

@@ -47,6 +47,9 @@ type VMSpec struct {
 	AuthorizedKeys []string `json:"authorized_keys,omitempty"`
 	// Files are written into the guest at its first start, before its init runs.
 	Files []GuestFile `json:"files,omitempty"`
+	// WaitFor is what a start waits for beside the agent and the services of the
+	// image: tcp:PORT, unit:NAME or vsock:PORT of the guest.
+	WaitFor []string `json:"wait_for,omitempty"`
 	// Labels are for the user alone, and for filters.
 	Labels map[string]string `json:"labels,omitempty"`
 	// Timeout is how long the VM may be up, and IdleTimeout how long it may be idle,
@@ -94,13 +97,34 @@ type VM struct {
 	Restarts int  `json:"restarts,omitempty"`
 
 	Machine *Machine `json:"machine,omitempty"` // while started
-	Owner   *Process `json:"owner,omitempty"`   // the VM is removed when this process ends
-	Console string   `json:"console"`           // path of the console log
-	Agent   string   `json:"agent"`             // path of the CONNECT socket of the guest agent
-	HostKey string   `json:"host_key"`          // public SSH host key, authorized_keys format
+	// Capabilities are what the machine can do for others, while started.
+	Capabilities []Capability `json:"capabilities,omitempty"`
+	Owner        *Process     `json:"owner,omitempty"` // the VM is removed when this process ends
+	Console      string       `json:"console"`         // path of the console log
+	Agent        string       `json:"agent"`           // path of the CONNECT socket of the guest agent
+	HostKey      string       `json:"host_key"`        // public SSH host key, authorized_keys format
 
 	// Problem says why the record cannot be used; such a VM is listed, never hidden.
 	Problem string `json:"problem,omitempty"`
+}
+
+// CapabilityState is how far a capability is.
+type CapabilityState string
+
+// The states of a capability.
+const (
+	CapabilityWaiting CapabilityState = "waiting"
+	CapabilityReady   CapabilityState = "ready"
+	CapabilityFailed  CapabilityState = "failed" // it cannot be had, or did not come in time
+)
+
+// Capability is something that a machine can do for others: nat, agent, ssh, a
+// service of its image, or what VMSpec.WaitFor names.
+type Capability struct {
+	Name   string          `json:"name"`
+	Want   string          `json:"want,omitempty"` // what the guest is asked for; empty: it is there with the agent
+	State  CapabilityState `json:"state"`
+	Detail string          `json:"detail,omitempty"` // why it failed, and what was seen last
 }
 
 // Machine tells how a started VM is run.

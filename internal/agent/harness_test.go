@@ -96,6 +96,7 @@ func (guestPort) WaitHost(context.Context) error { return nil }
 
 // rig is a transport, and what it takes to reach a guest through it.
 type rig struct {
+	look   func(context.Context, string) (string, error) // of the agent
 	t      testing.TB
 	port   *port
 	tr     *Transport
@@ -162,7 +163,7 @@ func newRig(t testing.TB) *rig {
 func (r *rig) boot() (stop func()) {
 	r.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	srv := &sshd.Server{Version: "1.2.3", Init: "test\x1b[2J", Etc: r.etc}
+	srv := &sshd.Server{Version: "1.2.3", Init: "test\x1b[2J", Etc: r.etc, Look: r.look}
 	srv.Shutdown = func(how string) error { return fmt.Errorf("no \x07%s", how) }
 	done := make(chan struct{})
 	go func() { _ = srv.Serve(ctx, guestPort{r.port.guest}); close(done) }()

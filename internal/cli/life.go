@@ -26,16 +26,22 @@ func (c *CLI) eachVM(ctx context.Context, names []string, f func(client *banger.
 
 func (c *CLI) vmStartCommand() *cobra.Command {
 	var force bool
+	var waits []string
 	cmd := &cobra.Command{
 		Use: "start VM...", Short: "Start VMs and wait until they are reachable",
 		Args: args(cobra.MinimumNArgs(1)), ValidArgsFunction: c.completeVMs,
 		RunE: func(cmd *cobra.Command, a []string) error {
 			return c.eachVM(cmd.Context(), a, func(client *banger.Client, name string, show func(banger.Progress)) (banger.VM, error) {
-				return client.VMStart(cmd.Context(), banger.NameRequest{Name: name, Force: force}, show)
+				vm, err := client.VMStart(cmd.Context(), banger.NameRequest{Name: name, Force: force}, show)
+				if err == nil && len(waits) > 0 {
+					vm, err = client.VMAwait(cmd.Context(), banger.VMAwaitRequest{Name: vm.ID, WaitFor: waits}, show)
+				}
+				return vm, err
 			})
 		},
 	}
 	cmd.Flags().BoolVar(&force, "force", false, "also with more memory than the host has, now and whenever it is started again")
+	cmd.Flags().StringArrayVar(&waits, "wait-for", nil, "wait for `tcp:PORT`, unit:NAME or vsock:PORT of the guest as well; may be repeated")
 	return cmd
 }
 

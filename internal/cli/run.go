@@ -38,6 +38,7 @@ func (f *specFlags) flags(cmd *cobra.Command, c *CLI) {
 	fl.StringArrayVar(&f.files, "file", nil, "copy file `SRC:DST` of this host into the VM, before its init first starts; may be repeated")
 	fl.DurationVar(&f.timeout, "timeout", 0, "stop it when it has been up for so long, for instance 8h")
 	fl.DurationVar(&f.idle, "idle-timeout", 0, "stop it when there was no session and no work for so long, for instance 30m")
+	fl.StringArrayVar(&f.spec.WaitFor, "wait-for", nil, "wait for `tcp:PORT`, unit:NAME or vsock:PORT of the guest as well; may be repeated")
 	fl.IntVar(&f.spec.BootTimeout, "boot-timeout", 0, "seconds to wait for the guest to answer (default 120)")
 	_ = cmd.RegisterFlagCompletionFunc("kernel", c.completeKernels)
 	for name, words := range map[string][]string{

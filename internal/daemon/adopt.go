@@ -94,6 +94,9 @@ func (d *Daemon) adopt(v *vm, boot string) {
 		return
 	}
 	v.follow(c)
+	if rec.State == banger.Running && unsettled(rec) {
+		d.tasks.Go(func() { v.awaitCapabilities(c) })
+	}
 	if rec.State == banger.Stopping {
 		v.end(false, defaultGrace)
 	}

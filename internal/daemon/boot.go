@@ -37,7 +37,11 @@ import (
 func (d *Daemon) boot(ctx context.Context, v *vm) (*shim.Client, error) {
 	rec := v.record()
 	dir, run := d.Layout.VM(rec.ID), d.Layout.VMRun(rec.ID)
-	spec, err := d.prepare(ctx, rec)
+	caps, err := d.capabilitiesOf(rec)
+	if err != nil {
+		return nil, err
+	}
+	spec, err := d.prepare(ctx, rec, caps)
 	if err != nil {
 		return nil, err
 	}
@@ -59,6 +63,7 @@ func (d *Daemon) boot(ctx context.Context, v *vm) (*shim.Client, error) {
 	d.at("boot: prepared")
 	if err := v.intend(func(r *banger.VM) {
 		r.State, r.Reason, r.StoppedAt = banger.Starting, "", time.Time{}
+		r.Capabilities = capable(caps)
 		r.Machine = &banger.Machine{BootID: bootID(), BootPath: spec.BootPath, BootReason: spec.BootReason}
 	}); err != nil {
 		return nil, errors.Join(err, os.RemoveAll(run))
@@ -75,7 +80,7 @@ func (d *Daemon) boot(ctx context.Context, v *vm) (*shim.Client, error) {
 }
 
 // prepare is the part of a boot that is told to the shim.
-func (d *Daemon) prepare(ctx context.Context, rec banger.VM) (spec shim.Spec, err error) {
+func (d *Daemon) prepare(ctx context.Context, rec banger.VM, caps []capability) (spec shim.Spec, err error) {
 	// 1. The kernel and the image as they are now, and how the one boots the other.
 	kernel, err := d.kernels.Get(rec.Spec.Kernel)
 	if err != nil {
@@ -129,8 +134,13 @@ func (d *Daemon) prepare(ctx context.Context, rec banger.VM) (spec shim.Spec, er
 	if err := d.addFiles(&spec, rec); err != nil {
 		return spec, err
 	}
-	if err := addNetwork(&spec, kernel, rec.Spec); err != nil {
-		return spec, err
+	for _, c := range caps {
+		if c.prepare == nil {
+			continue
+		}
+		if err := c.prepare(&spec, kernel, rec.Spec); err != nil {
+			return spec, err
+		}
 	}
 	return spec, addArgs(&spec, kernel, rec.Spec)
 }

@@ -239,6 +239,7 @@ func (d *Daemon) routes() []api.Route {
 		api.Unary("system.info", d.systemInfo),
 		api.Unary("system.shutdown", d.systemShutdown),
 		api.Unary("system.version", d.systemVersion),
+		api.Stream("vm.await", long(d, d.vmAwait)),
 		api.Stream("vm.create", long(d, d.vmCreate)),
 		api.Unary("vm.delete", d.vmDelete),
 		api.List("vm.list", d.vmList),

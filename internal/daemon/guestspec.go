@@ -64,6 +64,9 @@ func checkGuest(s banger.VMSpec) error {
 	if err := checkFiles(s.Files); err != nil {
 		return err
 	}
+	if err := checkWaits(s.WaitFor); err != nil {
+		return err
+	}
 	return checkLabels(s.Labels)
 }
 

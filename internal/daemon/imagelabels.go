@@ -48,3 +48,9 @@ func (d *Daemon) fillFromImage(spec, asked banger.VMSpec, image banger.Image) (b
 	}
 	return spec, nil
 }
+
+// capabilitiesOf are the capabilities that a VM is to have.
+func (d *Daemon) capabilitiesOf(rec banger.VM) ([]capability, error) {
+	labels, err := d.imageLabels(rec.Spec.Image)
+	return capabilities(rec.Spec, labels), err
+}

@@ -105,6 +105,12 @@ func (s script) guest(ctx context.Context, g *fakevmm.Guest) {
 		}
 		return nil
 	}}
+	srv.Look = func(_ context.Context, want string) (string, error) { // a file of that name says that it is there
+		if _, err := os.Stat(filepath.Join(s.etc, want)); err != nil {
+			return "nobody \x1b[2Jlistens", nil
+		}
+		return "", nil
+	}
 	_ = srv.Serve(ctx, g)
 }
 

@@ -36,7 +36,8 @@ func (d *Daemon) start(ctx context.Context, v *vm, p progress) (banger.VM, error
 		return rec, v.bootError(rec)
 	}
 	d.Log.Info("vm running", "vm", rec.Name, "accel", rec.Machine.Accel, "boot", v.last().Boot)
-	return rec, nil
+	// What had failed before is not the affair of who starts a VM that runs.
+	return d.waitCapabilities(ctx, v, wanted(v.record(), ours != nil), p)
 }
 
 // begin boots a VM that has no machine, and returns the machine. It is nil

@@ -195,6 +195,9 @@ func (v *vm) apply(s shim.Status) {
 		if rec.Again {
 			v.d.tasks.Go(func() { v.d.startAgain(v) })
 		}
+	case rec.State == banger.Running && old.State == banger.Starting && unsettled(rec):
+		c := v.machine()
+		v.d.tasks.Go(func() { v.awaitCapabilities(c) })
 	case rec.State == banger.Starting && old.State != banger.Starting:
 		v.d.Log.Info("vm reboots", "vm", rec.Name)
 		c := v.machine()
@@ -209,11 +212,12 @@ func liveRecord(r *banger.VM, s shim.Status) {
 	case s.Expired != "":
 		r.State, r.Reason = banger.Stopping, s.Expired
 	case s.Phase == shim.Starting && r.State != banger.Starting:
-		r.State, r.Reason = banger.Starting, "the guest rebooted"
+		r.State, r.Reason, r.Capabilities = banger.Starting, "the guest rebooted", afresh(r.Capabilities)
 	case s.Phase == shim.Running && s.Paused:
 		r.State, r.Reason = banger.Paused, ""
 	case s.Phase == shim.Running && r.State == banger.Starting:
 		r.State, r.Reason, r.StartedAt = banger.Running, "", time.Now().UTC()
+		r.Capabilities = withAgent(r.Capabilities)
 	case s.Phase == shim.Running:
 		r.State = banger.Running
 	}
@@ -224,6 +228,7 @@ func endRecord(r *banger.VM, end, verdict *shim.End) {
 	asked := end.Expired || r.State == banger.Stopping && (verdict == nil || verdict.State == banger.Stopped)
 	ranWell := r.StartedAt.Add(wellTime).Before(end.Time)
 	r.State, r.Reason, r.StoppedAt, r.Machine = end.State, end.Reason, end.Time, nil
+	r.Capabilities = nil
 	if verdict != nil {
 		r.State, r.Reason = verdict.State, verdict.Reason
 	}

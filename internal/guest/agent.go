@@ -25,6 +25,7 @@ func runAgent(init string) error {
 		Init:     init,
 		Shutdown: func(how string) error { return endMachineBy(init, how) },
 		SetClock: setClock,
+		Look:     look,
 		SFTP:     []string{itself, roleSFTP},
 		Copy:     []string{itself, hello.RoleCopy},
 	}

@@ -30,6 +30,9 @@ type Server struct {
 	// Shutdown starts to power the machine off or to reboot it, as how is
 	// hello.Poweroff or hello.Reboot, and returns. Nil: refused.
 	Shutdown func(how string) error
+	// Look says what is in the place of something that a client waits for, in a
+	// few words; none mean that it is there. nil: there is no way to know.
+	Look func(ctx context.Context, want string) (seen string, err error)
 	// Greeted is told that a host has answered. nil: nobody wants to know.
 	Greeted func()
 	// SetClock sets the machine's clock. nil: it has no way to.

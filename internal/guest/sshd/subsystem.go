@@ -31,6 +31,8 @@ func (s *session) subsystem(name string) (ok bool, then func()) {
 		return true, func() { s.finish(s.processes()) }
 	case hello.JobsSubsystem:
 		return true, func() { s.finish(json.NewEncoder(s.ch).Encode(s.conn.srv.listJobs())) }
+	case hello.AwaitSubsystem:
+		return true, func() { s.finish(s.await()) }
 	case hello.ShutdownSubsystem:
 		return true, func() { s.finish(s.shutdown()) }
 	case hello.ClockSubsystem:
@@ -134,7 +136,9 @@ func (s *session) setClock() error {
 }
 
 // line reads the one line that a subsystem of ours takes.
-func (s *session) line() (string, error) {
-	line, err := bufio.NewReader(io.LimitReader(s.ch, 32)).ReadString('\n')
+func (s *session) line() (string, error) { return readLine(s.ch, 32) }
+
+func readLine(r io.Reader, limit int64) (string, error) {
+	line, err := bufio.NewReader(io.LimitReader(r, limit)).ReadString('\n')
 	return strings.TrimSuffix(line, "\n"), err
 }
