@@ -134,7 +134,9 @@ func (c *CLI) sshCommand() *cobra.Command {
 		Use:   "ssh VM [-- CMD...]",
 		Short: "Open a shell in a VM, or run a command line with it",
 		Long: `Open a login shell in a VM, or run a command line with the user's shell. It works
-with any image that has a shell: the server is banger's own.` + exitCodes,
+with any image that has a shell: the server is banger's own. With --guest-sshd it is that of
+the image, at its port 22, reached without a network; banger's key is added to the user's
+authorized_keys for that, and the server's host keys are those in its /etc/ssh.` + exitCodes,
 		Example: `  banger ssh testbox
   banger ssh testbox -- "id; uname -r"`,
 		Args:              args(cobra.MinimumNArgs(1)),
@@ -147,6 +149,7 @@ with any image that has a shell: the server is banger's own.` + exitCodes,
 		},
 	}
 	sess.flags(cmd)
+	ownSSHDFlag(cmd, &sess.ownSSHD, "use the SSH server that the image itself runs, not banger's")
 	return cmd
 }
 
@@ -161,7 +164,11 @@ func (c *CLI) inVM(ctx context.Context, name string, sess *sessionFlags, set fun
 	if err != nil {
 		return ownFailure{err}
 	}
-	code, err := c.session(ctx, vm, req)
+	run := c.session
+	if sess.ownSSHD {
+		run = c.ownSession
+	}
+	code, err := run(ctx, vm, req)
 	if err == nil && code != 0 {
 		return exitError(code)
 	}

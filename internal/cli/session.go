@@ -19,6 +19,7 @@ type sessionFlags struct {
 	interactive, tty bool
 	env              []string
 	dir, user        string
+	ownSSHD          bool // of the guest, instead of banger's
 }
 
 func (f *sessionFlags) flags(cmd *cobra.Command) {
@@ -52,6 +53,11 @@ func (c *CLI) session(ctx context.Context, vm banger.VM, r agent.Request) (int, 
 		return 0, ownFailure{err}
 	}
 	defer client.Close()
+	return c.attended(ctx, r, client.Run)
+}
+
+// attended runs one request with the terminal and the signals of this process.
+func (c *CLI) attended(ctx context.Context, r agent.Request, run func(context.Context, agent.Request) (agent.Exit, error)) (int, error) {
 	if r.TTY {
 		restore, err := c.makeRaw(&r)
 		if err != nil {
@@ -62,7 +68,7 @@ func (c *CLI) session(ctx context.Context, vm banger.VM, r agent.Request) (int, 
 	passed, stop := c.signals.pass()
 	defer stop()
 	r.Signals = passed
-	exit, err := client.Run(ctx, r)
+	exit, err := run(ctx, r)
 	if err != nil {
 		return 0, ownFailure{err}
 	}

@@ -20,7 +20,7 @@ import (
 const sshDomain = ".banger"
 
 func (c *CLI) sshConfigCommand() *cobra.Command {
-	var hint bool
+	var hint, own bool
 	var knownHost string
 	cmd := &cobra.Command{
 		Use:   "ssh-config",
@@ -35,6 +35,8 @@ the user's own is changed; --install-hint says how to make OpenSSH read it.`,
 		Args: args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			switch {
+			case knownHost != "" && own:
+				return c.printOwnKnownHost(cmd.Context(), knownHost)
 			case knownHost != "":
 				return c.printKnownHost(cmd.Context(), knownHost)
 			case hint:
@@ -47,9 +49,10 @@ Again after banger was moved to another place, or another BANGER_ROOT is to be u
 `)
 				return err
 			}
-			return c.printSSHConfig()
+			return c.printSSHConfig(own)
 		},
 	}
+	ownSSHDFlag(cmd, &own, "reach the SSH servers that the images themselves run, not banger's")
 	cmd.Flags().BoolVar(&hint, "install-hint", false, "say how to make OpenSSH read it")
 	cmd.Flags().StringVar(&knownHost, "known-host", "", "print the known_hosts line of one NAME.banger (OpenSSH asks for it)")
 	return cmd
@@ -80,7 +83,25 @@ Host *.banger
 	Ciphers aes128-gcm@openssh.com,aes256-gcm@openssh.com,chacha20-poly1305@openssh.com
 `
 
-func (c *CLI) printSSHConfig() error {
+// ownSSHConfig is the same for the servers of the images: of those nobody knows
+// what they can do.
+const ownSSHConfig = `# OpenSSH's way to the SSH servers in the VMs of banger, as NAME.banger. Made by: banger ssh-config --guest-sshd
+Host *.banger
+	User root
+	ProxyCommand %[1]s vm proxy --guest-sshd --user %%r %%h
+	KnownHostsCommand %[1]s ssh-config --guest-sshd --known-host %%H
+	UserKnownHostsFile none
+	GlobalKnownHostsFile none
+	StrictHostKeyChecking yes
+	UpdateHostKeys no
+	CheckHostIP no
+	IdentityFile %[2]s
+	IdentitiesOnly yes
+	PreferredAuthentications publickey
+	GSSAPIAuthentication no
+`
+
+func (c *CLI) printSSHConfig(own bool) error {
 	if _, err := agent.LoadOrCreateUserKey(c.layout.UserKey()); err != nil {
 		return err
 	}
@@ -109,7 +130,11 @@ func (c *CLI) printSSHConfig() error {
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(c.Stdout, sshConfig, strings.Join(words, " "), key)
+	text := sshConfig
+	if own {
+		text = ownSSHConfig
+	}
+	_, err = fmt.Fprintf(c.Stdout, text, strings.Join(words, " "), key)
 	return err
 }
 
@@ -141,14 +166,19 @@ func (c *CLI) printKnownHost(ctx context.Context, host string) error {
 
 // vmProxyCommand joins stdin and stdout to the SSH server of a VM, for OpenSSH's ProxyCommand.
 func (c *CLI) vmProxyCommand() *cobra.Command {
-	var pass bool
+	var pass, own bool
+	var user string
 	cmd := &cobra.Command{
 		Use: "proxy VM", Short: "Join stdin and stdout to the SSH server of a VM (for ProxyCommand)",
 		Example:           `  ssh -o ProxyCommand="banger vm proxy testbox" root@testbox`,
 		Args:              args(cobra.ExactArgs(1)),
 		ValidArgsFunction: c.completeVMs,
 		RunE: func(cmd *cobra.Command, a []string) error {
-			conn, err := c.connectVM(cmd.Context(), strings.TrimSuffix(a[0], sshDomain))
+			name := strings.TrimSuffix(a[0], sshDomain)
+			if own {
+				return c.proxyOwnSSHD(cmd.Context(), name, user)
+			}
+			conn, err := c.connectVM(cmd.Context(), name)
 			if err != nil {
 				return err
 			}
@@ -159,7 +189,10 @@ func (c *CLI) vmProxyCommand() *cobra.Command {
 			return c.joinStdio(conn)
 		},
 	}
+	ownSSHDFlag(cmd, &own, "to the SSH server that the image itself runs, not banger's")
+	cmd.Flags().StringVar(&user, "user", "root", "who is to be let in there")
 	cmd.Flags().BoolVar(&pass, "pass-fd", false, "hand the connection over as a descriptor (for ProxyUseFdpass)")
+	cmd.MarkFlagsMutuallyExclusive("guest-sshd", "pass-fd")
 	return cmd
 }
 

@@ -41,6 +41,21 @@ func TestSSHConfig(t *testing.T) {
 			t.Errorf("no %q in\n%s", want, got)
 		}
 	}
+	out.Reset()
+	if code := c.Run(t.Context(), []string{"ssh-config", "--guest-sshd"}); code != 0 {
+		t.Fatalf("code %d", code)
+	}
+	if err := os.WriteFile(file, out.Bytes(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got, err = exec.CommandContext(t.Context(), "ssh", "-G", "-F", file, "web.banger").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, got)
+	}
+	for _, want := range []string{exe + " vm proxy --guest-sshd --user %r %h\n", exe + " ssh-config --guest-sshd --known-host %H\n", "proxyusefdpass no\n", "stricthostkeychecking true\n"} {
+		if !bytes.Contains(got, []byte(want)) {
+			t.Errorf("no %q in\n%s", want, got)
+		}
+	}
 	if _, err := sshWord("/a'b"); err == nil {
 		t.Error("a quote is taken")
 	}

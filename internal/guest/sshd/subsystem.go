@@ -33,6 +33,8 @@ func (s *session) subsystem(name string) (ok bool, then func()) {
 		return true, func() { s.finish(json.NewEncoder(s.ch).Encode(s.conn.srv.listJobs())) }
 	case hello.AwaitSubsystem:
 		return true, func() { s.finish(s.await()) }
+	case hello.OwnSSHDSubsystem:
+		return true, func() { s.finish(s.ownSSHD()) }
 	case hello.ShutdownSubsystem:
 		return true, func() { s.finish(s.shutdown()) }
 	case hello.ClockSubsystem:
