@@ -30,19 +30,25 @@ type VirtioPort struct {
 // opened once only. OpenPort waits until ctx ends for a port that is not there
 // yet, as while its driver loads, or that an agent before this one still holds.
 func OpenPort(ctx context.Context, name string) (*VirtioPort, error) {
+	f, err := keepTrying(ctx, func() (*os.File, error) { return tryPort(name) })
+	if err != nil {
+		return nil, fmt.Errorf("open port %s: %w", name, err)
+	}
+	return newPort(f)
+}
+
+// keepTrying tries until a port opens, or cannot be expected to.
+func keepTrying(ctx context.Context, try func() (*os.File, error)) (*os.File, error) {
 	// The device node appears before the port is registered (open gives ENXIO
 	// for a moment), and no event tells of it: short naps, bounded by ctx.
 	for nap := time.Millisecond; ; nap = min(2*nap, 20*time.Millisecond) {
-		f, err := tryPort(name)
-		if err == nil {
-			return newPort(f)
-		}
-		if !errors.Is(err, unix.ENXIO) && !errors.Is(err, unix.EBUSY) && !errors.Is(err, os.ErrNotExist) {
-			return nil, fmt.Errorf("open port %s: %w", name, err)
+		f, err := try()
+		if err == nil || !errors.Is(err, unix.ENXIO) && !errors.Is(err, unix.EBUSY) && !errors.Is(err, os.ErrNotExist) {
+			return f, err
 		}
 		select {
 		case <-ctx.Done():
-			return nil, fmt.Errorf("open port %s: %w: %w", name, context.Cause(ctx), err)
+			return nil, fmt.Errorf("%w: %w", context.Cause(ctx), err)
 		case <-time.After(nap):
 		}
 	}
