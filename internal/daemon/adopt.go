@@ -116,7 +116,8 @@ func (v *vm) unborn(rec banger.VM) bool {
 		v.d.Log.Error("end orphaned machine", "vm", rec.Name, "err", err)
 	}
 	_ = v.update(func(r *banger.VM) {
-		r.Machine, r.Reason, r.State = nil, "the daemon was killed before it was started", banger.Created
+		r.Machine, r.Capabilities = nil, nil
+		r.Reason, r.State = "the daemon was killed before it was started", banger.Created
 		if !r.StartedAt.IsZero() {
 			r.State, r.StoppedAt = banger.Stopped, time.Now().UTC()
 		}

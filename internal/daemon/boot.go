@@ -71,7 +71,9 @@ func (d *Daemon) boot(ctx context.Context, v *vm) (*shim.Client, error) {
 	d.at("boot: intended")
 	c, err := d.spawnShim(rec.ID)
 	if err != nil {
-		_ = v.update(func(r *banger.VM) { r.State, r.Reason, r.Machine = banger.Failed, err.Error(), nil })
+		_ = v.update(func(r *banger.VM) {
+			r.State, r.Reason, r.Machine, r.Capabilities = banger.Failed, err.Error(), nil, nil
+		})
 		return nil, errors.Join(err, os.RemoveAll(run))
 	}
 	d.at("boot: spawned")

@@ -72,7 +72,9 @@ func TestKillDuringStart(t *testing.T) {
 				t.Errorf("the record does not tell of which boot it is: %+v", d.Machine)
 			}
 			h.open()
-			h.becomes("web", want)
+			if got := h.becomes("web", want).Capabilities; want == banger.Created && len(got) > 0 {
+				t.Errorf("a VM without a machine has %+v", got)
+			}
 			if _, err := h.start("web"); err != nil {
 				t.Fatal(err)
 			}
