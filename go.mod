@@ -20,7 +20,10 @@ require (
 )
 
 // Test dependencies.
-require github.com/rogpeppe/go-internal v1.16.0 // testscript: the command line's contract as scripts
+require (
+	github.com/hugelgupf/p9 v0.3.0 // somebody else's 9P client, against the server of shared folders
+	github.com/rogpeppe/go-internal v1.16.0 // testscript: the command line's contract as scripts
+)
 
 require (
 	github.com/agext/levenshtein v1.2.3 // indirect
@@ -38,6 +41,7 @@ require (
 	github.com/sirupsen/logrus v1.9.4 // indirect
 	github.com/spf13/pflag v1.0.10 // indirect
 	github.com/tonistiigi/go-csvvalue v0.0.0-20240814133006-030d3b2625d0 // indirect
+	github.com/u-root/uio v0.0.0-20230305220412-3e8cd9d6bf63 // indirect
 	golang.org/x/sync v0.22.0 // indirect
 	golang.org/x/tools v0.49.0 // indirect
 	google.golang.org/protobuf v1.36.11 // indirect

@@ -50,6 +50,8 @@ type VMSpec struct {
 	// WaitFor is what a start waits for beside the agent and the services of the
 	// image: tcp:PORT, unit:NAME or vsock:PORT of the guest.
 	WaitFor []string `json:"wait_for,omitempty"`
+	// Mounts are folders of the host that are in the VM, live both ways.
+	Mounts []Mount `json:"mounts,omitempty"`
 	// Labels are for the user alone, and for filters.
 	Labels map[string]string `json:"labels,omitempty"`
 	// Timeout is how long the VM may be up, and IdleTimeout how long it may be idle,
@@ -67,6 +69,13 @@ type GuestFile struct {
 	// Size in bytes and Mode, its permission bits, are those that it had.
 	Size int64  `json:"size"`
 	Mode uint32 `json:"mode"`
+}
+
+// Mount is a folder of the host in a VM.
+type Mount struct {
+	Source   string `json:"source"` // on the host, absolute
+	Target   string `json:"target"` // in the guest, absolute; made where it is missing
+	ReadOnly bool   `json:"read_only,omitempty"`
 }
 
 // RootKind is what a VM's root file system is made of.

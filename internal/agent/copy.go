@@ -136,7 +136,7 @@ func cutOff(err error) bool {
 }
 
 func unanswered(err error) error {
-	return banger.Errorf(banger.Unavailable, "copy: %s", clean(err.Error()))
+	return banger.Errorf(banger.Unavailable, "hear from the guest: %s", clean(err.Error()))
 }
 
 // answer reads one line of JSON. What the guest says on stderr instead is the error.

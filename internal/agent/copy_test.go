@@ -160,8 +160,8 @@ func TestDataNeedATicket(t *testing.T) {
 // What a hostile agent answers is bounded, and shown without control bytes.
 func TestHostile_16Copy(t *testing.T) {
 	for name, tt := range map[string]struct{ out, errs, want string }{
-		"no line":      {strings.Repeat("x", 3*parcel.MaxOrder), "", "copy: "},
-		"no JSON":      {"hello\n", "", "copy: "},
+		"no line":      {strings.Repeat("x", 3*parcel.MaxOrder), "", "hear from the guest: "},
+		"no JSON":      {"hello\n", "", "hear from the guest: "},
 		"nothing":      {"", "", "the connection broke"},
 		"control byte": {"", "banger: \x1b[2Jgone" + strings.Repeat("y", 3*maxText), `\x1b[2Jgone`},
 	} {

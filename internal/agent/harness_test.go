@@ -104,7 +104,8 @@ type rig struct {
 	opts   Options
 	cfg    hello.Config
 	events chan Event
-	etc    string       // of the guest
+	etc    string // of the guest
+	mount  func(hello.Mount, net.Conn) (<-chan struct{}, error)
 	stop   func() error // ends the transport
 }
 
@@ -164,6 +165,7 @@ func (r *rig) boot() (stop func()) {
 	r.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	srv := &sshd.Server{Version: "1.2.3", Init: "test\x1b[2J", Etc: r.etc, Look: r.look}
+	srv.Mount = r.mount
 	srv.Shutdown = func(how string) error { return fmt.Errorf("no \x07%s", how) }
 	done := make(chan struct{})
 	go func() { _ = srv.Serve(ctx, guestPort{r.port.guest}); close(done) }()

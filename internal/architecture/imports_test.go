@@ -50,6 +50,7 @@ var rules = []rule{
 	{pkg: "internal/network", may: []string{".", "internal/hostcmd", "internal/state"}, why: leaf},
 	{pkg: "internal/doctor", may: []string{".", "internal/hostcmd", "internal/hostmem", "internal/state"}, why: leaf},
 	{pkg: "internal/agent", may: []string{".", "internal/hello", "internal/parcel"}, inTests: []string{"internal/guest/sshd"}, why: leaf},
+	{pkg: "internal/share", may: []string{"."}, why: leaf},
 	{pkg: "internal/guestbin", may: []string{"."}, why: leaf},
 
 	{pkg: "internal/vmm", may: []string{".", "internal/hostcmd"}, why: driver},
@@ -63,10 +64,10 @@ var rules = []rule{
 	{pkg: "internal/cli", may: []string{".", "internal/state", "internal/doctor", "internal/agent", "internal/parcel"}, inTests: []string{"internal/api"}, why: outside},
 
 	{pkg: "internal/shim", inTests: []string{"internal/vmm/fakevmm", "internal/guest/sshd"}, why: composer,
-		may: []string{".", "internal/state", "internal/hostcmd", "internal/hello", "internal/vmm", "internal/network", "internal/agent"}},
+		may: []string{".", "internal/state", "internal/hostcmd", "internal/hello", "internal/vmm", "internal/network", "internal/agent", "internal/share"}},
 	{pkg: "internal/daemon", inTests: []string{"internal/vmm/fakevmm", "internal/guest/sshd"}, why: composer,
 		may: []string{".", "internal/state", "internal/hostcmd", "internal/hostfile", "internal/hostmem", "internal/hello", "internal/kernelcat", "internal/imagecat", "internal/catalogs", "internal/config", "internal/dockerfile",
-			"internal/fetch", "internal/oci", "internal/rootfs", "internal/vmm", "internal/network", "internal/doctor", "internal/agent", "internal/guestbin", "internal/api", "internal/shim"}},
+			"internal/fetch", "internal/oci", "internal/rootfs", "internal/vmm", "internal/network", "internal/doctor", "internal/agent", "internal/guestbin", "internal/api", "internal/shim", "internal/share"}},
 	{pkg: "cmd/banger", may: []string{"*"}},
 
 	{pkg: "internal/e2e", may: []string{".", "internal/state", "internal/hello", "internal/oci", "internal/rootfs", "internal/shim", "internal/agent"}, why: blackBox},
@@ -82,6 +83,7 @@ var rules = []rule{
 var wrapped = map[string][]string{
 	"github.com/google/go-containerregistry": {"internal/oci"},
 	"github.com/hashicorp/yamux":             {"internal/agent", "internal/guest/sshd", "internal/shim"},
+	"github.com/hugelgupf/p9":                {"internal/share"}, // its tests
 	"github.com/klauspost/compress":          {"internal/oci", "internal/kernelcat"},
 	"github.com/mikelolasagasti/xz":          {"internal/kernelcat", "internal/oci"},
 	"github.com/moby/buildkit":               {"internal/dockerfile"},

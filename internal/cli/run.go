@@ -15,9 +15,10 @@ import (
 
 // specFlags are the flags that describe a machine.
 type specFlags struct {
-	spec  banger.VMSpec
-	nat   bool
-	files []string
+	spec   banger.VMSpec
+	nat    bool
+	files  []string
+	mounts []string
 
 	timeout, idle time.Duration
 }
@@ -36,6 +37,7 @@ func (f *specFlags) flags(cmd *cobra.Command, c *CLI) {
 	fl.BoolVar(&f.nat, "nat", false, "the same as --net nat")
 	fl.StringVar(&f.spec.Accel, "accel", "", "accelerator: auto, kvm or tcg (default auto)")
 	fl.StringArrayVar(&f.files, "file", nil, "copy file `SRC:DST` of this host into the VM, before its init first starts; may be repeated")
+	fl.StringArrayVar(&f.mounts, "mount", nil, "mount folder `HOSTDIR:GUESTDIR[:ro]` of this host in the VM, live both ways; may be repeated")
 	fl.DurationVar(&f.timeout, "timeout", 0, "stop it when it has been up for so long, for instance 8h")
 	fl.DurationVar(&f.idle, "idle-timeout", 0, "stop it when there was no session and no work for so long, for instance 30m")
 	fl.StringArrayVar(&f.spec.WaitFor, "wait-for", nil, "wait for `tcp:PORT`, unit:NAME or vsock:PORT of the guest as well; may be repeated")
@@ -67,6 +69,14 @@ func (f *specFlags) get(cmd *cobra.Command) (banger.VMSpec, error) {
 			return f.spec, usageError{fmt.Errorf("--nat and --net %s exclude each other", f.spec.Net), cmd}
 		}
 		f.spec.Net = "nat"
+	}
+	f.spec.Mounts = nil
+	for _, word := range f.mounts {
+		m, err := parseMount(word)
+		if err != nil {
+			return f.spec, usageError{err, cmd}
+		}
+		f.spec.Mounts = append(f.spec.Mounts, m)
 	}
 	f.spec.Files = nil
 	for _, word := range f.files {

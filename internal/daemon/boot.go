@@ -89,6 +89,9 @@ func (d *Daemon) prepare(ctx context.Context, rec banger.VM, caps []capability) 
 		return spec, err
 	}
 	plan, err := d.planVM(rec, kernel)
+	if err == nil {
+		err = canMount(rec.Spec.Mounts, kernel)
+	}
 	if err != nil {
 		return spec, err
 	}
@@ -122,7 +125,7 @@ func (d *Daemon) prepare(ctx context.Context, rec banger.VM, caps []capability) 
 				{Path: filepath.Join(d.Layout.VM(rec.ID), state.DiskFile)},
 			},
 		},
-		UserKey: d.Layout.UserKey(), HostKey: rec.HostKey, BootPath: plan.Path, BootReason: plan.Reason,
+		Mounts: rec.Spec.Mounts, UserKey: d.Layout.UserKey(), HostKey: rec.HostKey, BootPath: plan.Path, BootReason: plan.Reason,
 		Timeout: time.Duration(rec.Spec.Timeout) * time.Second, IdleTimeout: time.Duration(rec.Spec.IdleTimeout) * time.Second,
 	}
 
@@ -257,6 +260,7 @@ func (d *Daemon) helloConfig(rec banger.VM, image banger.Image) (hello.Config, e
 		HostKey: string(private), AuthorizedKeys: append([]string{string(ssh.MarshalAuthorizedKey(user.PublicKey()))}, rec.Spec.AuthorizedKeys...),
 		Init: rec.Spec.Init, Env: slices.Concat(image.Config.Env, rec.Spec.Env),
 		WorkingDir: cmp.Or(rec.Spec.WorkingDir, image.Config.WorkingDir), User: cmp.Or(rec.Spec.User, image.Config.User),
+		Mounts: len(rec.Spec.Mounts),
 	}, nil
 }
 

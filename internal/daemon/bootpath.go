@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -31,7 +32,7 @@ func (d *Daemon) planRoot(spec banger.VMSpec, image banger.Image) (banger.RootKi
 	if err != nil {
 		return "", err
 	}
-	if err := kernelcat.ValidateArgs(kernel.Args, spec.KernelArgs); err != nil {
+	if err := errors.Join(kernelcat.ValidateArgs(kernel.Args, spec.KernelArgs), canMount(spec.Mounts, kernel)); err != nil {
 		return "", err
 	}
 	plan, err := d.planBoot(kernel)

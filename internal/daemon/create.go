@@ -219,7 +219,7 @@ func fillSpec(s banger.VMSpec) (banger.VMSpec, error) {
 	case s.Image == "":
 		return s, banger.Errorf(banger.Invalid, "no image given").WithHint("banger image ls --available")
 	}
-	return s, errors.Join(checkGuest(s), kernelcat.ValidateArgs(s.KernelArgs))
+	return s, errors.Join(checkGuest(s), checkMounts(s.Mounts), kernelcat.ValidateArgs(s.KernelArgs))
 }
 
 // reserve keeps the name for a VM that is being made.

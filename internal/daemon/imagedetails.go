@@ -85,7 +85,7 @@ func (d *Daemon) imageTag(ctx context.Context, r banger.ImageTagRequest) (im ban
 	return d.addImage(r.Force, func(stage string) (banger.Image, error) {
 		im.Name = r.New
 		for _, file := range []string{state.RootfsFile, state.OCIManifestFile, state.OCIConfigFile} {
-			err := share(ctx, filepath.Join(stage, file), d.images.Path(r.Name, file))
+			err := linkOrCopy(ctx, filepath.Join(stage, file), d.images.Path(r.Name, file))
 			if err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return im, err
 			}
@@ -98,9 +98,9 @@ func imageThere(name string) *banger.Error {
 	return banger.Errorf(banger.Exists, "an image named %q is already there", name)
 }
 
-// share makes dst the same file as src, which is never written again; or a copy
+// linkOrCopy makes dst the same file as src, which is never written again; or a copy
 // of it, where there are no hard links.
-func share(ctx context.Context, dst, src string) error {
+func linkOrCopy(ctx context.Context, dst, src string) error {
 	err := os.Link(src, dst)
 	if err == nil || errors.Is(err, fs.ErrNotExist) {
 		return err

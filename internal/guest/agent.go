@@ -15,8 +15,10 @@ import (
 	"banger/internal/hello"
 )
 
-// runAgent is the SSH agent beside the init of that name. It returns only with an error.
-func runAgent(init string) error {
+// runAgent is the SSH agent beside the init of that name, of a machine that is
+// not ready before so many folders of the host are mounted. It returns only with
+// an error.
+func runAgent(init string, mounts int) error {
 	port, err := openPort()
 	if err != nil {
 		return err
@@ -28,6 +30,7 @@ func runAgent(init string) error {
 		Look:     look,
 		SFTP:     []string{itself, roleSFTP},
 		Copy:     []string{itself, hello.RoleCopy},
+		Launch:   []string{itself, roleLaunch},
 	}
 	if info, ok := debug.ReadBuildInfo(); ok {
 		srv.Version = info.Main.Version
@@ -37,11 +40,16 @@ func runAgent(init string) error {
 		watchEnd()
 		unmaskGenerators()
 	}
-	if err := notifyReady(os.Getenv("NOTIFY_SOCKET")); err != nil {
-		return err
-	}
+	socket := os.Getenv("NOTIFY_SOCKET")
 	// The socket is the agent's alone: what a session starts has nothing to say to systemd.
 	os.Unsetenv("NOTIFY_SOCKET")
+	folders := &hostMounts{wanted: int32(mounts), ready: func() error { return notifyReady(socket) }}
+	srv.Mount = folders.mount
+	if mounts == 0 {
+		if err := notifyReady(socket); err != nil {
+			return err
+		}
+	}
 	slow := time.AfterFunc(slowBoot, func() { say("no host has answered the agent yet") })
 	srv.Greeted = func() { slow.Stop() }
 	return srv.Serve(context.Background(), port) // as long as the machine lives

@@ -170,7 +170,7 @@ func (b *boot) handOver(cfg hello.Config, flat bool) error {
 		}
 	}
 	if systemd != "" {
-		if err := prepareSystemd(cfg.Net); err != nil {
+		if err := prepareSystemd(cfg); err != nil {
 			return err
 		}
 		return execInit(systemd) // which closes the port

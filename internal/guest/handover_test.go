@@ -77,14 +77,15 @@ func TestChooseInitNeedsAProgram(t *testing.T) {
 func TestSystemdFiles(t *testing.T) {
 	root := fakeRoot(t, "/etc/modules-load.d/empty.conf")
 	net := &hello.Net{MAC: "52:54:00:62:67:01"}
-	files := systemdFiles(root, "quiet", net)
+	cfg := hello.Config{Net: net, Mounts: 2}
+	files := systemdFiles(root, "quiet", cfg)
 	for path := range files {
 		if !strings.HasPrefix(path, "/run/") {
 			t.Errorf("%s is written into the machine's disk", path)
 		}
 	}
 	unit := files["/run/systemd/system/banger-vsock-agent.service"]
-	for _, line := range []string{"Type=notify", "DefaultDependencies=no", "ExecStart=/run/banger/boot/banger-guest agent systemd", "OOMPolicy=continue"} {
+	for _, line := range []string{"Type=notify", "DefaultDependencies=no", "ExecStart=/run/banger/boot/banger-guest agent systemd 2\n", "OOMPolicy=continue"} {
 		if !strings.Contains(unit, "\n"+line) {
 			t.Errorf("the agent's unit lacks %s:\n%s", line, unit)
 		}
@@ -99,10 +100,10 @@ func TestSystemdFiles(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(root, "etc/modules-load.d/own.conf"), []byte("# mine\nwireguard\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if _, ok := systemdFiles(root, "quiet", net)[load]; ok {
+	if _, ok := systemdFiles(root, "quiet", cfg)[load]; ok {
 		t.Error("the modules that the image names are not loaded")
 	}
-	for path := range systemdFiles(root, "quiet", nil) {
+	for path := range systemdFiles(root, "quiet", hello.Config{}) {
 		if strings.Contains(path, "/network/") {
 			t.Errorf("%s is written without a network", path)
 		}

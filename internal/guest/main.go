@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 
@@ -21,14 +22,18 @@ const program = hello.GuestProgram
 
 // The roles of the program, as its first argument.
 const (
-	roleAgent = "agent"         // then the name of the init
-	roleSFTP  = "sftp"          // on stdin and stdout, as the user that runs it
-	roleProbe = hello.RoleProbe // says on stdout what the kernel can do
+	roleAgent  = "agent"         // then the name of the init, and how many mounts to wait for
+	roleLaunch = "launch"        // then what sshd.Launch takes
+	roleSFTP   = "sftp"          // on stdin and stdout, as the user that runs it
+	roleProbe  = hello.RoleProbe // says on stdout what the kernel can do
 )
 
-const usage = `usage: banger-guest agent INIT    serve the host over SSH; INIT is banger, systemd or openrc
+const usage = `usage: banger-guest agent INIT [MOUNTS]
+                                  serve the host over SSH; INIT is banger, systemd or openrc
        banger-guest sftp          serve files on stdin and stdout
        banger-guest copy          carry out one order of banger cp, given on stdin
+       banger-guest launch DIR PATH ARG0 [ARG...]
+                                  run a program
        banger-guest probe         say what the kernel can do; only for a machine that is thrown away
        banger-guest build         carry out one order of a build, given on stdin
 As pid 1 it boots the machine. As banger-first-boot it installs an init and an SSH server.`
@@ -40,7 +45,7 @@ func Main(pid int, args []string) int {
 	if len(args) > 0 {
 		name = filepath.Base(args[0])
 	}
-	args = append(args, "", "")[1:]
+	args = append(args, "", "", "")[1:]
 	var err error
 	switch {
 	case name == roleBuildInner: // pid 1 too, but of a namespace
@@ -56,7 +61,7 @@ func Main(pid int, args []string) int {
 		// The kernel hands the words it does not know to init: no roles of ours.
 		Boot()
 	case name == roleModprobe:
-		if err := runModprobe(args[:len(args)-2]); err != nil {
+		if err := runModprobe(args[:len(args)-3]); err != nil {
 			return 1 // the kernel asks for much that nobody has, so not a word
 		}
 	case args[0] == roleProbe:
@@ -64,9 +69,12 @@ func Main(pid int, args []string) int {
 	case args[0] == hello.RoleBuild:
 		return runBuild(os.Stdin, os.Stdout)
 	case args[0] == roleAgent && args[1] != "":
-		err = runAgent(args[1])
+		mounts, _ := strconv.Atoi(args[2]) // none, if it does not say
+		err = runAgent(args[1], mounts)
 	case args[0] == hello.RoleCopy:
 		err = sshd.ServeCopy(os.Stdin, os.Stdout, os.Stderr)
+	case args[0] == roleLaunch:
+		return sshd.Launch(args[1:len(args)-3], os.Stderr)
 	case args[0] == roleSFTP:
 		err = sshd.ServeSFTP(stdio{os.Stdin, os.Stdout}, ".")
 	default:

@@ -30,7 +30,7 @@ Before=` + firstServices + `
 
 [Service]
 Type=notify
-ExecStart=` + program + ` ` + roleAgent + ` ` + initSystemd + `
+ExecStart=` + program + ` ` + roleAgent + ` ` + initSystemd + ` %d
 StandardOutput=file:/dev/console
 StandardError=file:/dev/console
 Restart=always
@@ -156,9 +156,10 @@ func namesModules(root string) bool {
 
 // systemdFiles is what systemd finds in /run, where it looks for more than the
 // image has. An empty text is a mask, a link to /dev/null.
-func systemdFiles(root, cmdline string, n *hello.Net) map[string]string {
+func systemdFiles(root, cmdline string, cfg hello.Config) map[string]string {
+	n := cfg.Net
 	files := map[string]string{
-		unitDir + unitName: agentUnit,
+		unitDir + unitName: fmt.Sprintf(agentUnit, cfg.Mounts),
 		unitDir + "run-banger-boot.mount.d/banger.conf": stays,
 		unitDir + "run-banger-disk.mount.d/banger.conf": stays,
 		unitDir + "systemd-halt.service.d/banger.conf":  haltUnit,
@@ -182,7 +183,7 @@ func systemdFiles(root, cmdline string, n *hello.Net) map[string]string {
 }
 
 // prepareSystemd writes the files and has the agent started with the first units.
-func prepareSystemd(n *hello.Net) error {
+func prepareSystemd(cfg hello.Config) error {
 	if err := mountAll(systemdMounts); err != nil {
 		return err
 	}
@@ -193,7 +194,7 @@ func prepareSystemd(n *hello.Net) error {
 	if err != nil {
 		return fmt.Errorf("prepare systemd: %w", err)
 	}
-	files := systemdFiles("/", string(cmdline), n)
+	files := systemdFiles("/", string(cmdline), cfg)
 	for _, path := range slices.Sorted(maps.Keys(files)) {
 		if err := writeUnit(path, files[path]); err != nil {
 			return fmt.Errorf("prepare systemd: %w", err)

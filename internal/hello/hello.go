@@ -71,6 +71,7 @@ type Config struct {
 	User           string   `json:"user,omitempty"`        // the image's: user[:group], names or numbers
 	Modules        bool     `json:"modules,omitempty"`     // the fourth disk has the kernel's modules
 	Files          string   `json:"files,omitempty"`       // the device of a tar of files for the root, to be written once
+	Mounts         int      `json:"mounts,omitempty"`      // so many folders the host is going to have mounted before the machine is ready
 }
 
 // Net is the guest's one network interface.

@@ -17,6 +17,7 @@ import (
 	"banger"
 	"banger/internal/agent"
 	"banger/internal/hello"
+	"banger/internal/share"
 	"banger/internal/state"
 	"banger/internal/vmm"
 )
@@ -29,6 +30,7 @@ type Shim struct {
 	spec    Spec
 	began   time.Time
 	machine vmm.Machine
+	folders []*share.Folder // of spec.Mounts
 
 	mu      sync.Mutex
 	status  Status
@@ -73,6 +75,10 @@ func (s *Shim) hold(ctx context.Context) *End {
 		return fail(err)
 	}
 	defer log.Close()
+	if err := s.openFolders(); err != nil {
+		return fail(err)
+	}
+	defer s.closeFolders()
 
 	tty, err := openTTY(s.spec.Machine.RunDir)
 	if err != nil {
@@ -124,7 +130,12 @@ func (s *Shim) serve(ctx context.Context, m vmm.Machine, listener net.Listener) 
 	heard := make(chan struct{})
 	var transport sync.WaitGroup
 	transport.Go(func() {
-		t := &agent.Transport{Dial: untilEnd(m, heard), Config: s.config, Event: s.event}
+		t := &agent.Transport{Dial: untilEnd(m, heard), Config: s.config, Event: func(e agent.Event) {
+			s.event(e)
+			if e.Kind == agent.Ready && len(s.folders) > 0 {
+				transport.Go(func() { s.mountFolders(serving, m, &transport) })
+			}
+		}}
 		_ = t.Serve(serving, listener) // its error is why it was stopped
 	})
 	transport.Go(func() {
@@ -227,7 +238,9 @@ func (s *Shim) event(e agent.Event) {
 			st.Guest = e.Text
 		case e.Kind == agent.Ready && st.Phase == Starting:
 			st.Boot.Agent = s.elapsed()
-			st.Phase = Running
+			if len(s.folders) == 0 { // else it runs once they are mounted
+				st.Phase = Running
+			}
 		}
 	})
 }

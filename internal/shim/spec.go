@@ -12,10 +12,11 @@ import (
 // Spec is all that a shim needs to boot its VM and keep it: boot.json in the
 // VM's directory, written by the daemon before each start.
 type Spec struct {
-	Machine vmm.Spec     `json:"machine"` // but for Console, which is the shim's
-	Hello   hello.Config `json:"hello"`   // but for Time, which is that of each hello
-	UserKey string       `json:"user_key"`
-	HostKey string       `json:"host_key"` // public, authorized_keys format
+	Machine vmm.Spec       `json:"machine"`          // but for Console, which is the shim's
+	Hello   hello.Config   `json:"hello"`            // but for Time, which is that of each hello
+	Mounts  []banger.Mount `json:"mounts,omitempty"` // each below those that it may lie in
+	UserKey string         `json:"user_key"`
+	HostKey string         `json:"host_key"` // public, authorized_keys format
 	// BootPath and BootReason are those of banger.Machine.
 	BootPath   string `json:"boot_path"`
 	BootReason string `json:"boot_reason"`

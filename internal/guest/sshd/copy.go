@@ -17,10 +17,10 @@ import (
 	"banger/internal/parcel"
 )
 
-// dataWait bounds how long the data of a copy may take to come.
+// dataWait bounds how long the stream of an order may take to come.
 const dataWait = time.Minute
 
-// ticket is a copy that waits for its data.
+// ticket is an order that waits for its stream.
 type ticket struct {
 	data chan net.Conn // gets one
 	over chan struct{} // closed when the data are done with
@@ -49,7 +49,7 @@ func (s *Server) take(token string) *ticket {
 	return t
 }
 
-// data hands a stream to the copy that it names, and waits until that is done with it.
+// data hands a stream to the order that it names, and waits until that is done with it.
 func (s *Server) data(c net.Conn) error {
 	var word [hello.TokenSize + 1]byte
 	if _, err := io.ReadFull(c, word[:]); err != nil {
@@ -83,15 +83,9 @@ func (s *session) copyFiles() error {
 	if err := json.NewEncoder(s.ch).Encode(parcel.Ticket{Token: token}); err != nil {
 		return err
 	}
-	limit := time.NewTimer(dataWait)
-	defer limit.Stop()
-	var data net.Conn
-	select {
-	case data = <-t.data:
-	case <-s.gone:
-		return errors.New("copy: the client is gone")
-	case <-limit.C:
-		return errors.New("copy: no data came")
+	data, err := s.awaitData(t)
+	if err != nil {
+		return fmt.Errorf("copy: %w", err)
 	}
 	defer data.Close()
 	over := make(chan struct{})
@@ -110,6 +104,20 @@ func (s *session) copyFiles() error {
 	}
 	data.Close() // before the result: whoever has that has all data
 	return json.NewEncoder(s.ch).Encode(res)
+}
+
+// awaitData waits for the stream that a ticket was made for.
+func (s *session) awaitData(t *ticket) (net.Conn, error) {
+	limit := time.NewTimer(dataWait)
+	defer limit.Stop()
+	select {
+	case data := <-t.data:
+		return data, nil
+	case <-s.gone:
+		return nil, errors.New("the client is gone")
+	case <-limit.C:
+		return nil, errors.New("no data came")
+	}
 }
 
 func readCopyOrder(r io.Reader) (o parcel.Order, err error) {

@@ -1,9 +1,12 @@
 package sshd
 
 import (
+	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"runtime"
+	"slices"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -41,7 +44,31 @@ func (s *Server) startCalm(p program, attr *os.ProcAttr) (*os.Process, error) {
 		}
 	}
 	defer calmThread()()
+	if s.mounted.Load() && len(s.Launch) > 0 {
+		// Until a child has become its program, no goroutine runs on its parent's
+		// CPU. Where the program or its directory is on a folder of the host, that
+		// takes answers which it is for this process to pass on.
+		at := *attr
+		at.Dir = "/"
+		return os.StartProcess(s.Launch[0], slices.Concat(s.Launch, []string{p.dir, p.path}, p.argv), &at)
+	}
 	return os.StartProcess(p.path, p.argv, attr)
+}
+
+// Launch becomes the program that args say: its directory, its path and its own
+// arguments, the first one included. It returns if that fails, with the exit
+// status, and why on w. It is what the Launch command line of Server has to run.
+func Launch(args []string, w io.Writer) int {
+	if len(args) < 3 {
+		return 126
+	}
+	dir, path, argv := args[0], args[1], args[2:]
+	err := error(notRunnable("use working directory %q: no such directory", dir))
+	if os.Chdir(dir) == nil {
+		err = execError(path, syscall.Exec(path, argv, os.Environ()))
+	}
+	fmt.Fprintf(w, "banger: %s\n", err)
+	return startStatus(err)
 }
 
 // calmThread gives this thread the normal priority until the result is called;

@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/yamux"
@@ -37,23 +38,31 @@ type Server struct {
 	Greeted func()
 	// SetClock sets the machine's clock. nil: it has no way to.
 	SetClock func(now time.Time) error
+	// Mount mounts a folder of the host, which serves it as 9P2000.L on the other
+	// end of stream. What it returns is closed once the stream is of no use to it
+	// any more. With an error it has let go of it. nil: it has no way to.
+	Mount func(m hello.Mount, stream net.Conn) (over <-chan struct{}, err error)
 	// SFTP is the command line that runs SFTP on its stdin and stdout, for
 	// logins of another user than the agent's. Nil: refused for those.
 	SFTP []string
 	// Copy is the command line that runs ServeCopy, for copies as another user
 	// than the agent's. Nil: refused for those.
 	Copy []string
-	Etc  string       // the directory of passwd and group; empty: /etc
-	Log  *slog.Logger // nil: none
+	// Launch is the command line that runs Launch, in front of its arguments: once
+	// a folder of the host is mounted, programs are started by it. Nil: they never are.
+	Launch []string
+	Etc    string       // the directory of passwd and group; empty: /etc
+	Log    *slog.Logger // nil: none
 
 	grace    time.Duration   // zero is hangUpGrace
 	drain    time.Duration   // zero is drainMax
 	ending   <-chan struct{} // closed when Serve is to return
 	running  sync.WaitGroup  // streams, and processes of sessions
 	forkLock sync.Mutex      // see startCalm
+	mounted  atomic.Bool     // a folder of the host is, or is about to be
 
 	ticketLock sync.Mutex
-	tickets    map[string]*ticket // copies that wait for data, by token
+	tickets    map[string]*ticket // orders that wait for their stream, by token
 
 	jobLock sync.Mutex
 	jobs    []*job // programs that were detached, the oldest first

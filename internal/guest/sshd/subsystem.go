@@ -35,6 +35,8 @@ func (s *session) subsystem(name string) (ok bool, then func()) {
 		return true, func() { s.finish(s.await()) }
 	case hello.OwnSSHDSubsystem:
 		return true, func() { s.finish(s.ownSSHD()) }
+	case hello.MountSubsystem:
+		return true, func() { s.finish(s.mount()) }
 	case hello.ShutdownSubsystem:
 		return true, func() { s.finish(s.shutdown()) }
 	case hello.ClockSubsystem:
