@@ -54,6 +54,12 @@ type VMStopRequest struct {
 	Force   bool   `json:"force,omitempty"`   // kill at once
 }
 
+// VMResizeRequest makes a VM's disk larger.
+type VMResizeRequest struct {
+	Name string `json:"name"`
+	Disk int64  `json:"disk"` // bytes
+}
+
 // VMRenameRequest gives a VM another name.
 type VMRenameRequest struct {
 	Name string `json:"name"`
@@ -193,6 +199,13 @@ func (c *Client) VMPause(ctx context.Context, name string) (VM, error) {
 // VMResume lets a VM that is paused go on, and sets its clock. Kind: conflict (it is not).
 func (c *Client) VMResume(ctx context.Context, name string) (VM, error) {
 	return call[VM](ctx, c, "vm.resume", NameRequest{Name: name})
+}
+
+// VMResize makes a VM's disk larger: at once where it runs, else at its next start.
+// Kinds: not_found, invalid (it would shrink), conflict (it is neither running nor
+// stopped), unsupported (its VMM cannot).
+func (c *Client) VMResize(ctx context.Context, r VMResizeRequest) (VM, error) {
+	return call[VM](ctx, c, "vm.resize", r)
 }
 
 // VMRename gives a VM another name; its host name follows at its next start.

@@ -50,6 +50,14 @@ func (c *Client) SetClock(ctx context.Context, now time.Time) error {
 	return nil
 }
 
+// Grow lets the file system of the machine's own disk have all of that.
+func (c *Client) Grow(ctx context.Context) error {
+	if _, err := c.subsystem(ctx, hello.GrowSubsystem, ""); err != nil {
+		return fmt.Errorf("have the guest grow its file system: %w", err)
+	}
+	return nil
+}
+
 // subsystem runs a subsystem to its end and returns what it answered. What it
 // says on stderr is its error. When ctx ends, the connection is closed.
 func (c *Client) subsystem(ctx context.Context, name, input string) ([]byte, error) {

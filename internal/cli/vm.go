@@ -16,7 +16,7 @@ func (c *CLI) vmCommand() *cobra.Command {
 	ls.Use, ls.Aliases = "ls", []string{"list"}
 	return noun("vm", "Manage VMs",
 		c.vmCreateCommand(), c.vmStartCommand(), c.stopCommand(), c.vmRestartCommand(), c.vmKillCommand(), c.vmPauseCommand(), c.vmResumeCommand(),
-		c.vmRenameCommand(), c.vmWaitCommand(), c.vmStatsCommand(), c.vmTopCommand(), c.eventsCommand("Show what becomes of VMs", "type=vm", "type=system"), c.vmPruneCommand(), c.rmCommand(), ls,
+		c.vmRenameCommand(), c.vmResizeCommand(), c.vmWaitCommand(), c.vmStatsCommand(), c.vmTopCommand(), c.eventsCommand("Show what becomes of VMs", "type=vm", "type=system"), c.vmPruneCommand(), c.rmCommand(), ls,
 		c.vmInspectCommand(), c.execCommand(), c.sshCommand(), c.cpCommand(), c.logsCommand(), c.vmConsoleCommand(), c.vmForwardCommand(), c.vmProxyCommand())
 }
 

@@ -129,6 +129,10 @@ func (d *Daemon) prepare(ctx context.Context, rec banger.VM, caps []capability) 
 		Timeout: time.Duration(rec.Spec.Timeout) * time.Second, IdleTimeout: time.Duration(rec.Spec.IdleTimeout) * time.Second,
 	}
 
+	if err := d.fitDisk(rec); err != nil { // a resize may have been cut off
+		return spec, err
+	}
+
 	// 4. What the guest is told when it asks, and what its kernel is told.
 	if spec.Hello, err = d.helloConfig(rec, image); err != nil {
 		return spec, err

@@ -28,6 +28,7 @@ const (
 	minMemory     = 64 << 20 // what our generic kernel boots with, banger's own init and a small image
 	defaultDisk   = 10 << 30
 	minDisk       = 64 << 20
+	maxDisk       = 16 << 40
 	defaultGrace  = 30 * time.Second // systemd takes 2 to 6 s under emulation, longer on a busy host
 	defaultBoot   = 120              // seconds: emulated, on a busy host, with many boots at once
 	maxBoot       = 24 * 3600
@@ -210,7 +211,7 @@ func fillSpec(s banger.VMSpec) (banger.VMSpec, error) {
 		return s, banger.Errorf(banger.Invalid, "%d CPUs: want 1 to 64", s.CPUs)
 	case s.Memory < minMemory || s.Memory > 1<<40:
 		return s, banger.Errorf(banger.Invalid, "%d bytes of memory: want 64 MiB to 1 TiB", s.Memory)
-	case s.Disk < minDisk || s.Disk > 16<<40:
+	case s.Disk < minDisk || s.Disk > maxDisk:
 		return s, banger.Errorf(banger.Invalid, "%d bytes of disk: want 64 MiB to 16 TiB", s.Disk)
 	case s.BootTimeout > maxBoot:
 		return s, banger.Errorf(banger.Invalid, "%d seconds to boot: want at most %d", s.BootTimeout, maxBoot)

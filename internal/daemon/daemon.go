@@ -246,6 +246,7 @@ func (d *Daemon) routes() []api.Route {
 		api.Unary("vm.pause", d.vmPause),
 		api.Unary("vm.prune", d.vmPrune),
 		api.Unary("vm.rename", d.vmRename),
+		api.Unary("vm.resize", d.vmResize),
 		api.Stream("vm.restart", long(d, d.vmRestart)),
 		api.Unary("vm.resume", d.vmResume),
 		api.Unary("vm.show", d.vmShow),

@@ -96,7 +96,7 @@ func (s script) guest(ctx context.Context, g *fakevmm.Guest) {
 	if _, _, err := sshd.Ask(ctx, g, hello.Boot); err != nil {
 		return
 	}
-	srv := &sshd.Server{Version: "test", Init: "test", Etc: s.etc, SetClock: func(time.Time) error { return nil }, Shutdown: func(how string) error {
+	srv := &sshd.Server{Version: "test", Init: "test", Etc: s.etc, SetClock: func(time.Time) error { return nil }, Grow: func() error { return nil }, Shutdown: func(how string) error {
 		if s.Guest != "deaf" {
 			// After the answer has left: a machine that is off sends none.
 			time.AfterFunc(10*time.Millisecond, func() {

@@ -28,6 +28,7 @@ func runAgent(init string, mounts int) error {
 		Shutdown: func(how string) error { return endMachineBy(init, how) },
 		SetClock: setClock,
 		Look:     look,
+		Grow:     growOwn,
 		SFTP:     []string{itself, roleSFTP},
 		Copy:     []string{itself, hello.RoleCopy},
 		Launch:   []string{itself, roleLaunch},

@@ -2,6 +2,7 @@ package guest
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -15,13 +16,11 @@ import (
 // mountFlat mounts the machine's disk, a copy of the image, as the whole root,
 // and grows the file system to the size of the disk.
 func mountFlat() (own *os.File, err error) {
-	// noinit_itable: new inode tables lie where the disk reads as zeros, and need
-	// not be filled with them.
-	err = mountAll([]mountPoint{{dir: rootDir, source: ownDisk, fstype: "ext4", flags: unix.MS_NOATIME, data: "noinit_itable"}})
+	err = mountAll([]mountPoint{{dir: rootDir, source: ownDisk, fstype: "ext4", flags: unix.MS_NOATIME, data: ownOptions}})
 	if err != nil {
 		return nil, err
 	}
-	if err := growRoot(); err != nil {
+	if err := growFS(rootDir); err != nil {
 		return nil, fmt.Errorf("grow the root: %w", err)
 	}
 	return os.OpenFile(rootDir, unix.O_PATH|unix.O_DIRECTORY, 0)
@@ -30,9 +29,24 @@ func mountFlat() (own *os.File, err error) {
 // ext4ResizeFS is EXT4_IOC_RESIZE_FS, _IOW('f', 16, __u64): linux/fs/ext4/ext4.h.
 const ext4ResizeFS = 0x40086610
 
-// growRoot lets the mounted file system have all of its disk. Where there is
-// nothing to grow it does nothing.
-func growRoot() error {
+// growOwn lets the file system of the machine's own disk, which is mounted where
+// only pid 1 may see it, have all of that disk. A mount of its own is another way
+// to the same file system.
+func growOwn() error {
+	const dir = "/run/banger/grow"
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	defer os.Remove(dir)
+	if err := unix.Mount(ownDisk, dir, "ext4", unix.MS_NOATIME, ""); err != nil {
+		return fmt.Errorf("mount %s: %w", ownDisk, err)
+	}
+	return errors.Join(growFS(dir), unix.Unmount(dir, unix.MNT_DETACH))
+}
+
+// growFS lets the file system of the machine's own disk that is mounted at dir
+// have all of the disk. Where there is nothing to grow it does nothing.
+func growFS(dir string) error {
 	disk, err := os.Open(ownDisk)
 	if err != nil {
 		return err
@@ -51,7 +65,7 @@ func growRoot() error {
 	if want <= blocks {
 		return nil
 	}
-	root, err := os.Open(rootDir)
+	root, err := os.Open(dir)
 	if err != nil {
 		return err
 	}

@@ -48,6 +48,10 @@ func (c *Client) Pause(id int64) error { return c.send(order{ID: id, Pause: true
 // Resume lets them go on, in the same way.
 func (c *Client) Resume(id int64) error { return c.send(order{ID: id, Go: true}) }
 
+// Grow makes the machine's own disk larger, and the file system on it; the Status
+// with the Answer of that id says what came of it.
+func (c *Client) Grow(id, size int64) error { return c.send(order{ID: id, Grow: size}) }
+
 // Traffic asks for the machine's counters; the Status with the Traffic of that id has them.
 func (c *Client) Traffic(id int64) error { return c.send(order{ID: id, Count: true}) }
 

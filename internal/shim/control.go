@@ -70,6 +70,8 @@ func (s *Shim) obey(ctx context.Context, c net.Conn) {
 		switch {
 		case o.Pause || o.Go:
 			go s.setPaused(ctx, m, o.ID, o.Pause) // a kill may have to overtake it
+		case o.Grow > 0:
+			go s.grow(ctx, m, o.ID, o.Grow)
 		case o.Count:
 			go s.count(ctx, m, o.ID)
 		case o.Kill:

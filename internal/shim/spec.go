@@ -101,6 +101,7 @@ type order struct {
 	Pause bool          `json:"pause,omitempty"`
 	Go    bool          `json:"go,omitempty"`    // on, after a pause
 	Count bool          `json:"count,omitempty"` // the traffic
+	Grow  int64         `json:"grow,omitempty"`  // the machine's own disk, to so many bytes
 	Stop  bool          `json:"stop,omitempty"`  // ask the guest, then force it
 	Kill  bool          `json:"kill,omitempty"`
 	Grace time.Duration `json:"grace,omitempty"` // nanoseconds, for stop

@@ -88,6 +88,10 @@ type Machine interface {
 	// Traffic tells what the guest has read and written so far.
 	Traffic(ctx context.Context) (Traffic, error)
 
+	// Resize makes the disk of that number, from 0, larger, and its file with it;
+	// the guest sees so at once. A driver or a VMM that cannot is Unsupported.
+	Resize(ctx context.Context, disk int, size int64) error
+
 	// Pause stops the virtual CPUs, and the guest's clock with them; Resume lets
 	// them go on. Neither is an error where it is so already, both are after the end.
 	Pause(ctx context.Context) error

@@ -38,6 +38,9 @@ type Server struct {
 	Greeted func()
 	// SetClock sets the machine's clock. nil: it has no way to.
 	SetClock func(now time.Time) error
+	// Grow lets the file system of the machine's own disk have all of it. nil: it
+	// has no way to.
+	Grow func() error
 	// Mount mounts a folder of the host, which serves it as 9P2000.L on the other
 	// end of stream. What it returns is closed once the stream is of no use to it
 	// any more. With an error it has let go of it. nil: it has no way to.

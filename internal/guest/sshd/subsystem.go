@@ -37,6 +37,8 @@ func (s *session) subsystem(name string) (ok bool, then func()) {
 		return true, func() { s.finish(s.ownSSHD()) }
 	case hello.MountSubsystem:
 		return true, func() { s.finish(s.mount()) }
+	case hello.GrowSubsystem:
+		return true, func() { s.finish(s.grow()) }
 	case hello.ShutdownSubsystem:
 		return true, func() { s.finish(s.shutdown()) }
 	case hello.ClockSubsystem:
@@ -120,6 +122,16 @@ func (s *session) shutdown() error {
 	}
 	if err := s.conn.srv.Shutdown(how); err != nil {
 		return fmt.Errorf("shut down: %w", err)
+	}
+	return nil
+}
+
+func (s *session) grow() error {
+	if s.conn.srv.Grow == nil {
+		return errors.New("grow the disk: this machine has no way to")
+	}
+	if err := s.conn.srv.Grow(); err != nil {
+		return fmt.Errorf("grow the disk: %w", err)
 	}
 	return nil
 }

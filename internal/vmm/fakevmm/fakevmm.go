@@ -99,7 +99,7 @@ func (d *Driver) Start(ctx context.Context, spec vmm.Spec) (vmm.Machine, error) 
 		<-p.ended
 		return nil, banger.Errorf(banger.Canceled, "start fake: %w", context.Cause(ctx))
 	}
-	m := &machine{driver: d, cmdline: strings.Join(spec.Cmdline, " "), process: p, dying: make(chan struct{}), done: make(chan struct{})}
+	m := &machine{driver: d, cmdline: strings.Join(spec.Cmdline, " "), disks: spec.Disks, process: p, dying: make(chan struct{}), done: make(chan struct{})}
 	go m.run(spec.Console)
 	return m, nil
 }
@@ -108,6 +108,7 @@ func (d *Driver) Start(ctx context.Context, spec vmm.Spec) (vmm.Machine, error) 
 type machine struct {
 	driver  *Driver
 	cmdline string
+	disks   []vmm.Disk
 	process *process
 
 	mu     sync.Mutex
@@ -257,6 +258,14 @@ func (m *machine) Look(context.Context) (string, error) { return "nothing runs",
 // Traffic is that of a guest which has read its disk once.
 func (m *machine) Traffic(context.Context) (vmm.Traffic, error) {
 	return vmm.Traffic{DiskRead: 4096}, m.setPaused()
+}
+
+// Resize has no disk to make larger, but its file.
+func (m *machine) Resize(_ context.Context, disk int, size int64) error {
+	if err := m.setPaused(); err != nil {
+		return err
+	}
+	return os.Truncate(m.disks[disk].Path, size)
 }
 
 func (m *machine) Pause(context.Context) error  { return m.setPaused() }

@@ -127,11 +127,14 @@ func (l launch) args(spec vmm.Spec) ([]string, error) {
 		"-object", "rng-builtin,id=rng", "-device", "virtio-rng-device,rng=rng"), nil
 }
 
+// diskNode is what QEMU calls the i-th disk.
+func diskNode(i int) string { return fmt.Sprintf("disk%d", i) }
+
 // diskArgs attaches the i-th disk. The format is always said: a guest that
 // writes a qcow2 header on its raw disk must not make QEMU open the backing file
 // it names. Read-only images are locked only as far as the file system can.
 func diskArgs(i int, d vmm.Disk) []string {
-	name := fmt.Sprintf("disk%d", i)
+	name := diskNode(i)
 	node := "driver=raw,node-name=" + name
 	if d.ReadOnly {
 		node += ",read-only=on,file.driver=file,file.locking=auto"

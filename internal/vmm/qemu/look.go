@@ -9,7 +9,7 @@ import (
 // Look reads the registers as QEMU prints them for people: QMP has no other way.
 func (m *machine) Look(ctx context.Context) (string, error) {
 	var text string
-	err := m.qmp.executeWith(ctx, "human-monitor-command", map[string]string{"command-line": "info registers -a"}, &text)
+	err := m.qmp.executeWith(ctx, "human-monitor-command", map[string]any{"command-line": "info registers -a"}, &text)
 	return describe(text), err
 }
 

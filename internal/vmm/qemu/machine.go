@@ -239,6 +239,15 @@ func (m *machine) Traffic(ctx context.Context) (t vmm.Traffic, err error) {
 	return t, err
 }
 
+func (m *machine) Resize(ctx context.Context, disk int, size int64) error {
+	err := m.qmp.executeWith(ctx, "block_resize", map[string]any{"node-name": diskNode(disk), "size": size}, nil)
+	var refused *qmpError
+	if errors.As(err, &refused) {
+		return banger.Errorf(banger.Unsupported, "resize disk %d: %w", disk, err)
+	}
+	return err
+}
+
 func (m *machine) Pause(ctx context.Context) error  { return m.qmp.execute(ctx, "stop", nil) }
 func (m *machine) Resume(ctx context.Context) error { return m.qmp.execute(ctx, "cont", nil) }
 

@@ -167,7 +167,7 @@ func (c *qmp) execute(ctx context.Context, command string, result any) error {
 
 // executeWith runs one command and decodes what it returns into result, unless
 // that is nil. A refusal of QEMU is a *qmpError.
-func (c *qmp) executeWith(ctx context.Context, command string, arguments map[string]string, result any) error {
+func (c *qmp) executeWith(ctx context.Context, command string, arguments map[string]any, result any) error {
 	reply := make(chan message, 1)
 	c.mu.Lock()
 	c.nextID++
@@ -180,9 +180,9 @@ func (c *qmp) executeWith(ctx context.Context, command string, arguments map[str
 		c.mu.Unlock()
 	}()
 	line, err := json.Marshal(struct {
-		Execute   string            `json:"execute"`
-		Arguments map[string]string `json:"arguments,omitempty"`
-		ID        int64             `json:"id"`
+		Execute   string         `json:"execute"`
+		Arguments map[string]any `json:"arguments,omitempty"`
+		ID        int64          `json:"id"`
 	}{command, arguments, id})
 	if err != nil {
 		return err
